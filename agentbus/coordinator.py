@@ -12,6 +12,7 @@ program that publishes one task starts fast.
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -26,6 +27,7 @@ from agentbus.coordinator_questions import CoordinatorQuestions
 from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import State
+from agentbus.protocol.listed.labels import group_name
 from agentbus.protocol.roles import Role
 from agentbus.protocol.task_names import task_name
 from agentbus.task_handle import TaskFailure, TaskHandle
@@ -145,7 +147,7 @@ class Coordinator(CoordinatorQuestions, CoordinatorPublishing):
             listeners=Listeners(report if on_change is not None else None, paused, on_question),
         )
 
-    async def list_tasks(
+    async def list_tasks(  # noqa: PLR0913  # filters, each of which may be left out
         self,
         *,
         agent: str | None = None,
@@ -155,12 +157,19 @@ class Coordinator(CoordinatorQuestions, CoordinatorPublishing):
         cursor: int | None = None,
         with_results: bool = True,
         search_s: float = 2.0,
+        group: str | None = None,
+        task_type: str | None = None,
+        text: str | None = None,
+        since: datetime | None = None,
     ) -> "TaskList":
         """List the tasks that changed last, of one agent or of all, of one owner or of all, in one state or in any.
 
         A member sees its own only.
 
         Args:
+            group, task_type: only tasks of this group, or of this type.
+            text: only tasks that have this in their id, the first words of their content, or their error.
+            since: only tasks that changed last at this time or later.
             cursor: that of an earlier list, which this one continues towards older tasks.
             with_results: whether each status has its `result`. Without, it is None, and the list costs less.
             search_s: about how long to search for tasks in one state or of one owner; see `TaskList.partial`.
@@ -170,23 +179,35 @@ class Coordinator(CoordinatorQuestions, CoordinatorPublishing):
         """
         from agentbus.tasks.listing.task_list import Wanted, list_tasks
 
-        only = subjects.agent_id(agent) if agent else None
-        whose = self._owner(subjects.agent_id(owner) if owner else None)
-        wanted = Wanted(only, whose, state, self.agent, with_results)
-        return await list_tasks(self.bus, wanted, limit=limit, cursor=cursor, search_s=search_s)
+        wanted = Wanted.of(self, agent, owner, state=state, group=group, task_type=task_type, text=text)
+        wanted = replace(wanted, with_results=with_results)
+        return await list_tasks(self.bus, wanted, limit=limit, cursor=cursor, search_s=search_s, since=since)
+
+    async def group_tasks(self, group: str) -> list[TaskStatus]:
+        """List all tasks of a group, without their results, the last changed first. A member sees its own only.
+
+        Raises:
+            InvalidIdError: it is no name of a group.
+        """
+        from agentbus.tasks.listing.task_list import Wanted, all_listed
+
+        return (await all_listed(self.bus, Wanted.of(self, group=group_name(group)))).tasks
 
     async def spending(
-        self, by: "Grouping" = "agent", *, agent: str | None = None, since: datetime | None = None
+        self,
+        by: "Grouping" = "agent",
+        *,
+        agent: str | None = None,
+        since: datetime | None = None,
+        group: str | None = None,
     ) -> "Spending":
         """Sum up what all runs of settled tasks used and cost, as their agents tell it, back to `since`.
 
-        `by` is agent, model, day or sender. It looks at all that the ledger keeps. A member sees its own tasks only.
+        `by` is agent, model, day, sender or group. It looks at all that the ledger keeps. A member sees its own only.
         """
         from agentbus.tasks.listing.spending import Wanted, all_spending
 
-        only = subjects.agent_id(agent) if agent else None
-        wanted = Wanted(only, self._owner(None), asker=self.agent, with_results=False, settled=True)
-        return await all_spending(self.bus, wanted, by, since)
+        return await all_spending(self.bus, Wanted.of(self, agent, group=group, settled=True), by, since)
 
     async def lost_tasks(self, agent: str | None = None) -> list[TaskStatus]:
         """List the queued tasks of one agent or of all that the queue does not hold, so that no worker gets them.

@@ -38,6 +38,7 @@ class CoordinatorPublishing:
         sender: str | None = None,
         reply_to: str | None = None,
         task_id: str | None = None,
+        group: str | None = None,
         files: Iterable[Path] = (),
         base: str | None = None,
         branch: str | None = None,
@@ -48,6 +49,8 @@ class CoordinatorPublishing:
         A call with a `task_id` can be repeated: JetStream stores the same content under the same id once.
 
         Args:
+            group: the name of the job that the task belongs to, by which its tasks are listed, awaited and cancelled
+                together; published again, a task stays in the group in which it was published first.
             files: files and folders of this machine that the run finds in its folder of inputs.
             base: of an agent with a repository, the branch, tag or commit from which the run starts.
             branch: the branch that it works on; `agentbus/<task id>` by default.
@@ -68,10 +71,11 @@ class CoordinatorPublishing:
             sender=sender or self.agent,
             reply_to=reply_to,
             task_id=task_id,
+            group=group,
         )
         return await self._sent(task, Attachments(tuple(files), base, branch, commits_of))
 
-    async def publish_to(
+    async def publish_to(  # noqa: PLR0913  # as of `publish`
         self,
         agents: Iterable[str],
         content: Json,
@@ -81,6 +85,7 @@ class CoordinatorPublishing:
         sender: str | None = None,
         reply_to: str | None = None,
         task_id: str | None = None,
+        group: str | None = None,
         attachments: Attachments = NONE,
     ) -> list[PublishedTask | TaskFailure]:
         """Publish the same content to several agents, as one task with an id of its own for each.
@@ -108,6 +113,7 @@ class CoordinatorPublishing:
             sender=sender or self.agent,
             reply_to=reply_to,
             task_id=ids[0],
+            group=group,
         )
         tasks = [
             first.model_copy(

@@ -41,7 +41,7 @@ class CoordinatorQuestions:
         """See `Coordinator`."""
         self.bus = bus
         self.agent = agent
-        self.role = role or default_role(agent)
+        self.role: Role = role or default_role(agent)
 
     def _owner(self, owner: str | None) -> str | None:
         """Return whose tasks to look for: a member sees its own only."""

@@ -34,6 +34,7 @@ class NewTask:
     sender: str | None = None
     reply_to: str | None = None
     task_id: str | None = None
+    group: str | None = None
 
 
 class ManyTasks:
@@ -84,6 +85,7 @@ class ManyTasks:
             sender=wanted.sender or self._coordinator,
             reply_to=wanted.reply_to,
             task_id=self._batch if by_content else wanted.task_id,  # until the content is known
+            group=wanted.group,
         )
         if not by_content:
             return task

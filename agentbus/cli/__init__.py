@@ -66,7 +66,7 @@ for _group, _commands in {
         ("backup", "operator.backup:backup", "Copy everything that is on the bus into a folder."),
         ("completion", "machine.completion:completion", "Print the script for tab completion."),
         ("consumers", "operator.consumers:consumers", "List the consumers of the streams, and delete foreign ones."),
-        ("cost", "coordinator.cost:cost", "Show what tasks used and cost, by agent, model, day or sender."),
+        ("cost", "coordinator.cost:cost", "Show what tasks used and cost, by agent, model, day, sender or group."),
         ("dead", "operator.dead:dead", "Show, requeue or delete dead letters: messages that no worker could accept."),
         ("demo", "demo.demo:demo", "See the whole thing work, on a bus of its own."),
         ("doctor", "operator.doctor:doctor", "Check a set-up, and say how to fix what is wrong."),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import asyncio
     import pathlib
 
+    from agentbus import task_handle
     from agentbus.admin import (
         audit_log,
         backup,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from agentbus.admin.doctor import check_context, configuration, finding, run_checks
     from agentbus.bus import replicas, setup
     from agentbus.bus.wanted import retention
-    from agentbus.cli import past_times, session, tables
+    from agentbus.cli import past_times, session, tables, waiting_tasks
     from agentbus.cli.coordinator import (
         cost_report,
         figures,
@@ -39,12 +40,13 @@ if TYPE_CHECKING:
         task_search,
     )
     from agentbus.cli.coordinator.publishing import answer, awaited, following, new_agents
-    from agentbus.cli.coordinator.showing import agent_rows, task_rows
+    from agentbus.cli.coordinator.showing import agent_rows, task_rows, task_view
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
     from agentbus.cli.work import diff_text, summary
     from agentbus.config import home, loading, mcp_tokens, storage_sizes
     from agentbus.protocol import json_codec, task_names
+    from agentbus.protocol.listed import labels
     from agentbus.protocol.questions import question_ids
     from agentbus.protocol.work import results
     from agentbus.provision import agent_presets, bundle, join, mcp_token_file, nats_server
@@ -62,18 +64,20 @@ else:
         "agentbus.admin.doctor": ["check_context", "configuration", "finding", "run_checks"],
         "agentbus.bus": ["replicas", "setup"],
         "agentbus.bus.wanted": ["retention"],
-        "agentbus.cli": ["past_times", "session", "tables"],
+        "agentbus": ["task_handle"],
+        "agentbus.cli": ["past_times", "session", "tables", "waiting_tasks"],
         "agentbus.cli.coordinator": [
             "cost_report", "figures", "inbox_line", "publish_lines", "question_list", "status_tables", "task_log",
             "task_search",
         ],
         "agentbus.cli.coordinator.publishing": ["answer", "awaited", "following", "new_agents"],
-        "agentbus.cli.coordinator.showing": ["agent_rows", "task_rows"],
+        "agentbus.cli.coordinator.showing": ["agent_rows", "task_rows", "task_view"],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
         "agentbus.cli.work": ["diff_text", "summary"],
         "agentbus.config": ["home", "loading", "mcp_tokens", "storage_sizes"],
         "agentbus.protocol": ["json_codec", "task_names"],
+        "agentbus.protocol.listed": ["labels"],
         "agentbus.protocol.questions": ["question_ids"],
         "agentbus.protocol.work": ["results"],
         "agentbus.provision": ["agent_presets", "bundle", "join", "mcp_token_file", "nats_server"],

@@ -72,6 +72,19 @@ class TaskName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
             self.fail(str(error), param, ctx)
 
 
+class GroupName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    """Validates the name of a group."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Validate the name."""
+        try:
+            return lazy.labels.group_name(str(value))
+        except InvalidIdError as error:
+            self.fail(str(error), param, ctx)
+
+
 class QuestionName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """Validates the id of a question: that of a task, or one such as `AGENT/ID#1a2b3c4d-1`."""
 
@@ -222,6 +235,22 @@ def limit_option(
     number = click.IntRange(least, most)
     return click.option("--limit", metavar="N", type=number, default=default, show_default=True, help=help)
 
+
+group_option = click.option(
+    "--group",
+    metavar="NAME",
+    type=GroupName(),
+    help="The job that the task belongs to: its tasks are listed, awaited and cancelled together.",
+)
+in_group_option = click.option("--group", metavar="NAME", type=GroupName(), help="Only tasks of this group.")
+type_option = click.option("--type", "task_type", metavar="TYPE", help="Only tasks of this type.")
+text_option = click.option(
+    "--text", metavar="TEXT", help="Only tasks with this in their id, their first words, or their error."
+)
+owner_option = click.option("--owner", metavar="ID", type=AgentId(), help="Only tasks of this coordinator.")
+since_option = click.option(
+    "--since", metavar="TIME", type=Since(), help="Not before this time: 90s, 15m, 2h, 7d, or a date."
+)
 
 new_agent_option = click.option(
     "--new-agent", is_flag=True, help="Publish also for an agent that this bus has never seen: its worker comes later."

@@ -9,6 +9,14 @@ if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
 
 
+async def has_no_worker(bus: "Coordinator", agent: str) -> bool:
+    """Whether no worker of the agent is alive, as far as this user may know."""
+    try:
+        return not await bus.agents(agent)
+    except BusError:
+        return False
+
+
 async def warn_without_worker(bus: "Coordinator", agent: str, *, only_paused: bool = False) -> None:
     """Say so if no worker of the agent is alive, all are paused, or an operator has paused the agent.
 

@@ -40,6 +40,13 @@ QUESTIONS: Final = "Bus-Questions"
 
 It stands where there are any. A worker of an earlier version, which takes such a task over, leaves it out.
 """
+GROUP: Final = "Bus-Group"
+"""The group of a task in its ledger entry, so that a list of one reads no other entries; `NO_GROUP` where it has none.
+
+An entry without it was written by a party of an earlier version, which keeps the group in the entry alone.
+"""
+NO_GROUP: Final = "-"
+"""No group is called so."""
 REVISION: Final = "Bus-Revision"
 """Of a task: the revision of its ledger entry when it was published."""
 LEDGER_REVISION: Final = "Bus-Ledger-Revision"
@@ -70,6 +77,7 @@ _KNOWN: Final = {
         STATE,
         SUMMARY,
         QUESTIONS,
+        GROUP,
         REVISION,
     )
 }

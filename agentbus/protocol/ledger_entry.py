@@ -4,10 +4,9 @@ An entry that is terminal carries the whole result message, so that any reader o
 the same id.
 """
 
-import json
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -15,9 +14,10 @@ from agentbus.errors import CorruptEntryError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.conversations import continuation
 from agentbus.protocol.conversations.continuation import MAX_NEEDS, Continuation
-from agentbus.protocol.headers import KV_OPERATION, STATE, SUMMARY, Headers
+from agentbus.protocol.headers import KV_OPERATION, Headers
 from agentbus.protocol.json_codec import Json, decode
-from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, Task, failure_in
+from agentbus.protocol.listed.labels import MAX_ABOUT_CHARS, first_words, group_of, is_group_name
+from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, Task
 from agentbus.protocol.outcomes.run_report import Run, run_in
 from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns, with_run
 from agentbus.protocol.questions.question import MAX_QUESTIONS, Question
@@ -26,14 +26,17 @@ from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.protocol.validation import fault_line
 
+if TYPE_CHECKING:
+    from agentbus.protocol.listed.summary import Summary
+
 State = Literal["queued", "working", "completed", "failed", "needs_approval", "cancelled"]
-_TERMINAL_STATES: Final[dict[str, State]] = {
+TERMINAL_STATES: Final[dict[str, State]] = {
     "completed": "completed",
     "failed": "failed",
     "needs_approval": "needs_approval",
     "cancelled": "cancelled",
 }
-TERMINAL: Final[frozenset[str]] = frozenset(_TERMINAL_STATES)
+TERMINAL: Final[frozenset[str]] = frozenset(TERMINAL_STATES)
 
 MAX_REASON_CHARS: Final = 2_000
 """Of the reason of a cancel request: it stands in the entry beside the whole result, in one message."""
@@ -43,10 +46,12 @@ _MOST_COUNTED: Final = 2**31
 MOST_PLACES: Final = 16
 _MAX_FAILURE_CHARS: Final = 65_536
 _MAX_RESULT_ID_CHARS: Final = 512
-MAX_SUMMARY_BYTES: Final = 768
-"""A longer summary is left out, and the entry read whole; every entry pays for its header."""
-_SUMMARY_ERROR_CHARS: Final = 160
-"""More than a list shows of an error: the MCP server 120."""
+
+
+def _check_group(text: str) -> str:
+    if not is_group_name(text):
+        raise ValueError("is no name of a group")
+    return text
 
 
 def _check_inbox(text: str) -> str:
@@ -57,13 +62,13 @@ def _check_inbox(text: str) -> str:
 
 # What another party can write is bounded where it is read: a number for which a timer can be set, an id that can stand
 # in a subject or a header, a text that fits on a screen.
-_Short = Annotated[str, StringConstraints(max_length=MAX_ADDRESS_CHARS)]
-_Sender = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ADDRESS_CHARS)]
-_Inbox = Annotated[str, AfterValidator(_check_inbox)]
-_TaskType = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TASK_TYPE_CHARS)]
+Short = Annotated[str, StringConstraints(max_length=MAX_ADDRESS_CHARS)]
+Sender = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ADDRESS_CHARS)]
+Inbox = Annotated[str, AfterValidator(_check_inbox)]
+TaskType = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TASK_TYPE_CHARS)]
 _Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 _Seconds = Annotated[float, Field(ge=0, le=_LONGEST_WAIT_S, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=0, le=_MOST_COUNTED)]
+Count = Annotated[int, Field(ge=0, le=_MOST_COUNTED)]
 
 
 class Claim(BaseModel):
@@ -75,11 +80,11 @@ class Claim(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
-    worker: _Short
+    worker: Short
     nonce: _Token
-    renewals: _Count = 0
+    renewals: Count = 0
     lease_s: _Seconds
-    since: _Short
+    since: Short
     used: dict[str, Json] | None = None
 
 
@@ -88,9 +93,9 @@ class CancelRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
-    by: _Short
+    by: Short
     reason: Annotated[str, StringConstraints(max_length=_MAX_FAILURE_CHARS)] = ""
-    at: _Short
+    at: Short
 
 
 class Setbacks(BaseModel):
@@ -101,9 +106,9 @@ class Setbacks(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
-    count: Annotated[dict[_Short, _Count], Field(max_length=MOST_PLACES)]
-    code: _Short
-    since: _Short
+    count: Annotated[dict[Short, Count], Field(max_length=MOST_PLACES)]
+    code: Short
+    since: Short
 
 
 class _CommittedResult(Result):
@@ -119,30 +124,33 @@ class Entry(BaseModel):
     before it was made. `answered_by` is the coordinator that answers what the task asks for: another one must not.
     `earlier` is what runs before the one of this claim, or of the result, used and cost. With `needs` it is published
     in the second form of subjects only; `continues` says with what it goes on. `questions` are those of its runs.
+    `about` is the beginning of the content.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     state: State
     digest: Annotated[str, StringConstraints(max_length=128)]
-    sender: _Sender
-    inbox: _Inbox
-    task_type: _TaskType
-    created_at: _Short | None = None
+    sender: Sender
+    inbox: Inbox
+    task_type: TaskType
+    created_at: Short | None = None
     publication: _Token | None = None
-    attempt: _Count = 0
+    attempt: Count = 0
     claim: Claim | None = None
     cancel: CancelRequest | None = None
     retry_after_s: _Seconds | None = None
     last_failure: Annotated[str, StringConstraints(max_length=_MAX_FAILURE_CHARS)] | None = None
     setbacks: Setbacks | None = None
     result: dict[str, Json] | None = None
-    settled_at: _Short | None = None
-    answered_by: _Inbox | None = None
-    needs: Annotated[tuple[_Short, ...], Field(max_length=MAX_NEEDS)] | None = None
+    settled_at: Short | None = None
+    answered_by: Inbox | None = None
+    needs: Annotated[tuple[Short, ...], Field(max_length=MAX_NEEDS)] | None = None
     continues: Continuation | None = None
     earlier: UsageOfRuns | None = None
     questions: Annotated[tuple[Question, ...], Field(max_length=MAX_QUESTIONS)] | None = None
+    group: Annotated[str, AfterValidator(_check_group)] | None = None
+    about: Annotated[str, StringConstraints(max_length=MAX_ABOUT_CHARS)] | None = None
 
     @model_validator(mode="after")
     def _check_result(self) -> Self:
@@ -180,36 +188,6 @@ class Entry(BaseModel):
         return with_run(self.earlier, run)
 
 
-class Summary(BaseModel):
-    """What a list shows of a settled task: it stands in a header of the entry, which a reader has without the result.
-
-    The party that writes the entry writes it, so it says no more and no less than the entry may.
-
-    Attributes:
-        error: the beginning of the error of the result.
-        failure: as the result has it.
-        run: the model, the tokens and the cost, as the result has them.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
-
-    sender: _Sender
-    inbox: _Inbox
-    task_type: _TaskType
-    created_at: _Short | None = None
-    attempt: _Count = 0
-    cancel: CancelRequest | None = None
-    answered_by: _Inbox | None = None
-    continues: Continuation | None = None
-    error: Annotated[str, StringConstraints(max_length=_SUMMARY_ERROR_CHARS)] | None = None
-    failure: dict[str, Json] | None = None
-    run: dict[str, Json] | None = None
-    earlier: UsageOfRuns | None = None
-
-
-_OF_ENTRY: Final = ("sender", "task_type", "created_at", "attempt", "cancel", "answered_by", "earlier", "continues")
-
-
 @dataclass(frozen=True, slots=True)
 class Record:
     """An entry as it was read: with its key, its revision and the server's time of its last change.
@@ -223,7 +201,7 @@ class Record:
     revision: int
     changed_at: datetime
     headers: Headers = field(default_factory=dict[str, str], repr=False)
-    summary: Summary | None = None
+    summary: "Summary | None" = None
 
     @property
     def agent(self) -> str:
@@ -259,6 +237,7 @@ def queued(task: Task, inbox: str, publication: str | None = None) -> Entry:
         created_at=task.created_at,
         publication=publication,
         **_of_conversation(task),
+        **_labels_of(task),
     )
 
 
@@ -271,6 +250,12 @@ def _of_conversation(task: Task) -> dict[str, Any]:
     # Where the session is, says the task that has it: the entry names that one alone.
     short = None if found is None else found.model_copy(update={"session": None, "place": None})
     return {"needs": needs, **({"continues": short} if short else {})}
+
+
+def _labels_of(task: Task) -> dict[str, Any]:
+    """Return what a list shows of the task; nothing where there is none."""
+    found = {"group": group_of(task.model_extra or {}), "about": first_words(task.payload and task.payload.content)}
+    return {name: text for name, text in found.items() if text}
 
 
 def claimed(base: Entry, claim: Claim, attempt: int) -> Entry:
@@ -318,52 +303,6 @@ def settled(base: Entry, result: Result) -> Entry:
     """The entry with its result: the commit point."""
     over = {"settled_at": now(), "questions": None}
     return base.model_copy(update={"state": result.status, "result": result.to_json(), **over})
-
-
-def summary_of(entry: Entry) -> str | None:
-    """Return the header that sums up a settled entry; None of any other, and where it would be too long."""
-    if entry.result is None:
-        return None
-    failure, error, run = failure_in(entry.result), entry.result.get("error"), run_in(entry.result)
-    values: dict[str, Json] = {
-        "sender": entry.sender,
-        "inbox": entry.inbox,
-        "task_type": entry.task_type,
-        "created_at": entry.created_at,
-        "attempt": entry.attempt or None,
-        "cancel": entry.cancel.model_dump() if entry.cancel else None,
-        "answered_by": entry.answered_by,
-        "continues": entry.continues.to_json() if entry.continues else None,
-        "error": error[:_SUMMARY_ERROR_CHARS] if isinstance(error, str) else None,
-        "failure": failure.to_json() if failure else None,
-        "run": run.figures.to_json() if run else None,
-        "earlier": entry.earlier.to_json() if entry.earlier else None,
-    }
-    # In ASCII: a line end in a text would be one in the headers.
-    text = json.dumps({key: value for key, value in values.items() if value is not None}, separators=(",", ":"))
-    return text if len(text) <= MAX_SUMMARY_BYTES else None
-
-
-def read_summary(message: StoredMessage) -> Record | None:
-    """Return a settled task by the headers of its entry, without its result; None where they do not say enough.
-
-    What they say is bounded as the entry is. A caller that needs the result, or gets None, reads the entry.
-    """
-    key, text = subjects.parse_state(message.subject), message.headers.get(SUMMARY, "")
-    state = _TERMINAL_STATES.get(message.headers.get(STATE, ""))
-    if key is None or state is None or not 0 < len(text) <= MAX_SUMMARY_BYTES or message.relayed:
-        return None
-    try:
-        summary = Summary.model_validate(decode(text.encode()))
-    except (MessageError, ValidationError):
-        return None
-    entry = Entry.model_construct(
-        state=state,
-        digest="",
-        inbox=summary.inbox if key.owner == COORDINATOR else key.owner,
-        **{name: getattr(summary, name) for name in _OF_ENTRY},
-    )
-    return Record(key, entry, message.seq, message.time, message.headers, summary)
 
 
 def read_entry(message: StoredMessage) -> Record | NoEntry:

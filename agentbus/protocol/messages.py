@@ -17,6 +17,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.conversations.continuation import identity_of
 from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import Json, canonical, decode, encode, object_in, refuse_changes
+from agentbus.protocol.listed.labels import GROUP, group_name
 from agentbus.protocol.outcomes.run_report import Run, amount_in, count_in, run_in
 from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns, earlier_in, with_run
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
@@ -239,6 +240,7 @@ def new_task(
     sender: str = subjects.COORDINATOR,
     reply_to: str | None = None,
     task_id: str | None = None,
+    group: str | None = None,
 ) -> Task:
     """Build a valid task; agent ids may come with or without the prefix.
 
@@ -256,6 +258,7 @@ def new_task(
         "task_type": task_type,
         "payload": {"fmt": payload_format, "content": content},
         "created_at": now(),
+        **({GROUP: group_name(group)} if group is not None else {}),
     }
     data = encode(fields)
     task = decode_task(data)  # as a reader will see it: what cannot be carried fails here, not on the bus

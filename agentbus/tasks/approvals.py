@@ -22,6 +22,7 @@ from agentbus.observability import tracing
 from agentbus.protocol import approval, subjects
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.ledger_entry import NoEntry, Record
+from agentbus.protocol.listed.labels import GROUP, group_of
 from agentbus.protocol.messages import Task, decode_task
 from agentbus.protocol.questions.answering import ANSWERS
 from agentbus.protocol.questions.question_ids import question_id
@@ -114,6 +115,7 @@ def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -
         "payload": {"fmt": "json", "content": content},
         "created_at": now(),
         ANSWERS: status.task_id,
+        **({GROUP: group} if (group := group_of(result.task)) else {}),
     }
     return decode_task(encode(fields))
 

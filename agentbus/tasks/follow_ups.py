@@ -45,6 +45,7 @@ class NewFollowUp:
     fresh: bool = False
     wait_s: float | None = None
     attachments: Attachments = NONE
+    group: str | None = None
 
 
 async def publish_follow_up(bus: Bus, status: TaskStatus, wanted: NewFollowUp, publisher: str) -> Published:
@@ -110,6 +111,7 @@ def follow_up_task(status: TaskStatus, wanted: NewFollowUp, publisher: str) -> T
         sender=wanted.sender or publisher,
         reply_to=wanted.reply_to,
         task_id=wanted.task_id,
+        group=wanted.group or record.entry.group,
     )
     return decode_task(encode({**task.to_json(), NEEDS: [CONTINUE], CONTINUE: said.to_json()}))
 

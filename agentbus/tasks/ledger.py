@@ -12,8 +12,9 @@ from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import WrongRevisionError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import KV_OPERATION, QUESTIONS, STATE, SUMMARY
-from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, read_entry, summary_of
+from agentbus.protocol.headers import GROUP, KV_OPERATION, NO_GROUP, QUESTIONS, STATE, SUMMARY
+from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, read_entry
+from agentbus.protocol.listed.summary import summary_of
 from agentbus.protocol.questions.questions_of_entries import state_of, waiting_in
 from agentbus.protocol.subjects import TaskKey
 
@@ -114,7 +115,7 @@ class Ledger:
 
 def _said_of(entry: Entry) -> dict[str, str]:
     """Return the headers that spare a reader the entry."""
-    found = {SUMMARY: summary_of(entry), QUESTIONS: _questions_of(entry)}
+    found = {GROUP: entry.group or NO_GROUP, SUMMARY: summary_of(entry), QUESTIONS: _questions_of(entry)}
     return {name: text for name, text in found.items() if text}
 
 

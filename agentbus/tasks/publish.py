@@ -34,9 +34,10 @@ LOST_AFTER_S: Final = 2 * PUBLICATION_S
 RESULT_RESERVE_BYTES: Final = 80 * 1024
 """A result embeds its task. It needs this much more: 64 KiB for the head of the output, its own fields, headers."""
 _OF_NEW_ENTRY: Final = frozenset(
-    ("state", "digest", "sender", "inbox", "task_type", "created_at", "publication", "needs", "continues"),
+    ("state", "digest", "sender", "inbox", "task_type", "created_at", "publication", "needs", "continues", "about"),
 )
-"""The fields of an entry that no worker has claimed and no coordinator has cancelled."""
+"""The fields of an entry that no worker has claimed and no coordinator has cancelled, and that a worker can make from
+the message. One of an earlier version would make it without a group: of such a task it has to read the entry."""
 
 
 @dataclass(frozen=True, slots=True)

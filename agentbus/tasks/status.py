@@ -9,6 +9,7 @@ from agentbus.errors import CorruptEntryError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json, encode, object_in
 from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.listed.labels import about_result, group_in
 from agentbus.protocol.messages import Failure, Result, decode_result, failure_in
 from agentbus.protocol.outcomes.run_report import Run, run_in
 from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns
@@ -52,6 +53,17 @@ class TaskStatus:
     def agent(self) -> str:
         """The id of the agent that the task was sent to."""
         return self.record.agent
+
+    @property
+    def group(self) -> str | None:
+        """The group that the task was published in; None if in none."""
+        return self.record.entry.group or group_in(self.record.headers)
+
+    @property
+    def about(self) -> str:
+        """The first words of its content, as far as they are known."""
+        entry = self.record.entry
+        return entry.about or (about_result(entry.result) if entry.result else "")
 
     @property
     def name(self) -> TaskName:
@@ -173,6 +185,8 @@ class TaskStatus:
             "id": self.task_id,
             "agent": self.agent,
             "owner": self.owner,
+            "group": self.group,
+            "about": self.about or None,
             "state": self.state,
             "waits_for": self.waits_for,
             "task_type": entry.task_type,

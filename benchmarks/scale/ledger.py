@@ -7,8 +7,9 @@ from typing import Final
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import STATE, SUMMARY, Headers
-from agentbus.protocol.ledger_entry import queued, settled, summary_of
+from agentbus.protocol.headers import GROUP, NO_GROUP, STATE, SUMMARY, Headers
+from agentbus.protocol.ledger_entry import queued, settled
+from agentbus.protocol.listed.summary import summary_of
 from agentbus.protocol.messages import new_result, new_task
 from agentbus.protocol.subjects import TaskKey
 
@@ -69,7 +70,7 @@ def _template(*, failed: bool) -> tuple[bytes, Headers]:
     summary = summary_of(entry)
     assert summary is not None
     data = entry.model_dump_json(exclude_none=True).encode().replace(b"job-0000000", b"job-#######")
-    return data, {STATE: entry.state, SUMMARY: summary}
+    return data, {STATE: entry.state, GROUP: NO_GROUP, SUMMARY: summary}
 
 
 _TEMPLATES: Final = {failed: _template(failed=failed) for failed in (False, True)}

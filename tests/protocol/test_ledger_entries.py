@@ -197,7 +197,7 @@ def test_the_key_of_any_valid_task_is_read_back(task_id: str):
 def test_an_entry_is_written_without_the_fields_that_are_not_set():
     task = new_task(to="code", content="x", task_type="t")
     assert set(decode(encode(queued(task, "main").model_dump(exclude_none=True)))) == {
-        "state", "digest", "sender", "inbox", "task_type", "created_at", "attempt",
+        "state", "digest", "sender", "inbox", "task_type", "created_at", "attempt", "about",
     }  # fmt: skip
 
 

@@ -26,7 +26,8 @@ from agentbus.protocol import subjects, timestamps
 from agentbus.protocol.headers import parse
 from agentbus.protocol.ids import make_result_id
 from agentbus.protocol.json_codec import encode
-from agentbus.protocol.ledger_entry import Claim, Entry, Record, claimed, read_entry, renewed, summary_of
+from agentbus.protocol.ledger_entry import Claim, Entry, Record, claimed, read_entry, renewed
+from agentbus.protocol.listed.summary import summary_of
 from agentbus.protocol.messages import Result, ResultStatus, Task, decode_result, decode_task, new_result, new_task
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.subjects import TaskKey

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy
-from agentbus.cli.options import AgentId, Since, agent_option, with_coordinator
+from agentbus.cli.options import (
+    agent_option,
+    in_group_option,
+    owner_option,
+    since_option,
+    type_option,
+    with_coordinator,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -13,16 +20,17 @@ if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
     from agentbus.tasks.listing.spending import Grouping
 
-_GROUPINGS = ("agent", "model", "day", "sender")
+_GROUPINGS = ("agent", "model", "day", "sender", "group")
 """The keys of `agentbus.tasks.listing.spending.GROUPINGS`, which help must not load."""
 
 
 @click.command(
-    short_help="Show what tasks used and cost, by agent, model, day or sender.",
+    short_help="Show what tasks used and cost, by agent, model, day, sender or group.",
     epilog="""\b
 Examples:
   agentbus cost
   agentbus cost --by model --since 7d
+  agentbus cost --by group
   agentbus cost --by day --agent code | jq -r '[.day, .cost_usd] | @tsv'
 
 \b
@@ -34,9 +42,11 @@ Ctrl-C prints the figures so far, and the option --cursor that goes on.""",
 @click.option(
     "--by", type=click.Choice(_GROUPINGS), default="agent", show_default=True, help="What the figures are summed up by."
 )
-@click.option("--since", metavar="TIME", type=Since(), help="Not before this time: 90s, 15m, 2h, 7d, or a date.")
+@since_option
 @agent_option()
-@click.option("--owner", metavar="ID", type=AgentId(), help="Only tasks of this coordinator.")
+@owner_option
+@in_group_option
+@type_option
 @click.option("--cursor", type=click.IntRange(min=1), help="Go on where an earlier search ended, towards older tasks.")
 @with_coordinator
 async def cost(
@@ -46,10 +56,10 @@ async def cost(
     since: "datetime | None",
     agent: str | None,
     owner: str | None,
+    group: str | None,
+    task_type: str | None,
     cursor: int | None,
 ) -> None:
     """Sum up the tokens and the cost of settled tasks. A member of the bus sees its own tasks only."""
-    if bus.role == "member":
-        owner = owner or bus.agent
-    wanted = lazy.task_list.Wanted(agent, owner, asker=bus.agent, with_results=False, settled=True)
+    wanted = lazy.task_list.Wanted.of(bus, agent, owner, group=group, task_type=task_type, settled=True)
     await lazy.cost_report.CostReport(bus.bus, wanted, by, since).run(cursor)

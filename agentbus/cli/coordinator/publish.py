@@ -12,7 +12,15 @@ from agentbus.cli.coordinator.publishing.attaching import (
     take_attachments,
     tell_of_uncommitted,
 )
-from agentbus.cli.options import AgentId, TaskId, TaskName, bus_options, new_agent_option, timeout_option
+from agentbus.cli.options import (
+    AgentId,
+    TaskId,
+    TaskName,
+    bus_options,
+    group_option,
+    new_agent_option,
+    timeout_option,
+)
 from agentbus.cli.waiting_tasks import warn_without_worker
 
 if TYPE_CHECKING:
@@ -32,7 +40,7 @@ Examples:
   agentbus task publish --to code @notes.md
   git diff | agentbus task publish --to code --task-type review
   agentbus task publish --to code --to doc --wait "Check the release notes" && ./deploy
-  agentbus task publish --to code --task-type review --lines < tasks.jsonl
+  agentbus task publish --to code --group release-1.2 --lines < tasks.jsonl
   agentbus task publish --to code --task-type fix --attach trace.log --base main "Fix what trace.log shows"
   agentbus task publish --continue task-20260518-k3v9… "Now do the same for the tests"
 
@@ -52,11 +60,12 @@ prints one line for each line, with its number and the id of its task or what is
     type=TaskId(),
     help="Your own id: publishing it again makes no second task. With several targets it becomes ID-<agent>.",
 )
+@group_option
 @click.option(
     "--lines",
     is_flag=True,
     help="Publish a task for each line of standard input, a JSON object with content, to, task_type, task_id, from, "
-    "reply_to and payload_fmt; the options are for lines that leave them out.",
+    "reply_to, payload_fmt and group; the options are for lines that leave them out.",
 )
 @click.option(
     "--batch",

@@ -6,30 +6,33 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentbus.cli import lazy, output
+from agentbus.cli.coordinator.acting.cancel import cancel
 from agentbus.cli.coordinator.publish import print_published, publish
 from agentbus.cli.coordinator.question import answer
 from agentbus.cli.options import (
-    AgentId,
+    GroupName,
     TaskName,
     agent_of_task_option,
     agent_option,
     bus_options,
+    in_group_option,
     limit_option,
+    owner_option,
+    since_option,
+    text_option,
     timeout_option,
+    type_option,
     with_coordinator,
 )
 from agentbus.cli.waiting_tasks import warn_without_worker
+from agentbus.errors import TaskNotFoundError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agentbus.coordinator import Coordinator
-    from agentbus.protocol.json_codec import Json
-    from agentbus.protocol.ledger_entry import State
-    from agentbus.protocol.progress.events import ProgressMessage
     from agentbus.tasks.presence import PausedWorker
     from agentbus.tasks.questions.asked import AskedQuestion
-    from agentbus.tasks.status import TaskStatus
 
 _STATES = ("queued", "working", "completed", "failed", "needs_approval", "cancelled")
 _MAX_LISTED = 200
@@ -63,7 +66,7 @@ async def get(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
     status = await bus.task(task_id, agent=agent).status()
     progress = None if status.settled else await lazy.last.last_progress(bus.bus, status.record.key)
     chain = await lazy.follow_ups.conversation_of(bus.bus, status) if status.continues else []
-    show(status, progress, [str(one) for one in chain])
+    lazy.task_view.show(status, progress, [str(one) for one in chain])
     if status.state == "queued":
         await warn_without_worker(bus, status.agent, only_paused=True)
 
@@ -112,53 +115,32 @@ Examples:
   agentbus task list
   agentbus task list --agent code --state working
   agentbus task list --state failed --limit 50 | jq -r .id
+  agentbus task list --group release-1.2
+  agentbus task list --text timeout --since 2h
 
 \b
 If there are older tasks, the option --cursor that continues the list is printed on standard error. A search for a
 state that is rare among many tasks says there how far it is; Ctrl-C ends it with what it has found.""",
 )
 @agent_option()
-@click.option("--owner", metavar="ID", type=AgentId(), help="Only tasks of this coordinator.")
+@owner_option
 @click.option("--state", type=click.Choice(_STATES), help="Only tasks in this state.")
+@in_group_option
+@type_option
+@text_option
+@since_option
 @limit_option("How many tasks.", most=_MAX_LISTED)
 @click.option("--cursor", type=click.IntRange(min=1), help="Continue an earlier list, towards older tasks.")
 @with_coordinator
 async def list_(
     bus: "Coordinator",
     *,
-    agent: str | None,
-    owner: str | None,
-    state: "State | None",
     limit: int,
     cursor: int | None,
+    **filters: Any,
 ) -> None:
     """List tasks without their results, the last changed first."""
-    await lazy.task_search.TaskSearch(bus, limit, cursor).run(agent=agent, owner=owner, state=state)
-
-
-def _conversation(tasks: list[str] | None) -> "dict[str, Json]":
-    return {"conversation": [*tasks]} if tasks else {}
-
-
-def show(
-    status: "TaskStatus", progress: "ProgressMessage | None" = None, conversation: list[str] | None = None
-) -> None:
-    """Print a task: a table and its output on a terminal, one line of JSON in a pipe."""
-    account = status.to_json() | _conversation(conversation)
-    if not output.on_terminal():
-        output.json_line({**account, **({"progress": progress.summary()} if progress else {})})
-        return
-    result: dict[str, Any] = account.pop("result", None) or {}
-    account["state"] = status.state_in_words
-    if progress:
-        account["progress"] = progress.in_words
-    account |= lazy.figures.of_run(status.run) if status.run else {}
-    if account.pop("earlier_runs", None) and status.usage:
-        account["all runs"] = lazy.figures.of_runs(status.usage)
-    output.table(["", ""], [[key, str(value)] for key, value in account.items()])
-    remark = f"({status.result.remark})" if status.result and status.result.remark else None
-    for text in filter(None, (result.get("error"), result.get("result"), remark)):
-        output.line(str(text))
+    await lazy.task_search.TaskSearch(bus, limit, cursor).run(**filters)
 
 
 @task.command(
@@ -168,31 +150,47 @@ Examples:
   agentbus task wait task-20260518-k3v9…
   agentbus task wait code/job-code doc/job-doc --any --timeout 10m
   agentbus task wait --exit-status code/nightly-build && ./deploy
+  agentbus task wait --group release-1.2 --exit-status && ./publish
 
 \b
 Prints each task with its result, one JSON line each. The exit code is 0 for any result, also of a task that
 failed, and 1 if a task is still pending after the time-out. With --exit-status it is 0 only if all tasks are
 completed, or else the highest of: 3 needs approval, 4 cancelled, 5 still pending, 6 failed.""",
 )
+@click.option("--group", metavar="NAME", type=GroupName(), help="Wait for all tasks of this group, as they are now.")
 @click.option("--any", "until_any", is_flag=True, help="Return as soon as one task is settled.")
 @click.option("--exit-status", is_flag=True, help="Let the exit code say what became of the tasks.")
 @timeout_option
 @agent_option("The agent that has the tasks; needed if the credentials permit only tasks of this agent.")
-@click.argument("task_ids", metavar="ID...", type=TaskName(), nargs=-1, required=True)
-@with_coordinator
-async def wait(
-    bus: "Coordinator",
-    *,
-    task_ids: tuple[str, ...],
-    timeout_s: float | None,
-    agent: str | None,
-    until_any: bool,
-    exit_status: bool,
+@click.argument("task_ids", metavar="[ID...]", type=TaskName(), nargs=-1)
+@bus_options
+def wait(
+    task_ids: tuple[str, ...], group: str | None, nats_url: str | None, config: "Path | None", **options: Any
 ) -> None:
     """Wait until tasks have their results, also over restarts of the bus.
 
     Standard error says when a run asks a person, and how to answer. A time-out or Ctrl-C does not affect the tasks.
     """
+    if bool(task_ids) == (group is not None):
+        fault = "ID and --group exclude each other." if task_ids else "Missing argument 'ID...', or the option --group."
+        raise click.UsageError(fault, click.get_current_context())
+    lazy.session.run_connected(nats_url, config, partial(_wait, task_ids=task_ids, group=group, **options))
+
+
+async def _wait(
+    bus: "Coordinator",
+    *,
+    task_ids: tuple[str, ...],
+    group: str | None,
+    timeout_s: float | None,
+    agent: str | None,
+    until_any: bool,
+    exit_status: bool,
+) -> None:
+    if group is not None:
+        task_ids = tuple(str(status.name) for status in await bus.group_tasks(group))
+        if not task_ids:
+            raise TaskNotFoundError(f"the bus knows no task of the group {group}")
 
     def progress(task_id: str, state: str) -> None:
         if output.on_terminal():
@@ -215,35 +213,14 @@ async def wait(
         on_question=asked,
     )
     for status in waited.settled.values():
-        show(status)
+        lazy.task_view.show(status)
     lazy.awaited.end_of_wait(waited, timeout_s, any_is_enough=until_any, exit_status=exit_status)
 
 
 # -- act --------------------------------------------------------------------------------------------------------
 
 
-@task.command(
-    short_help="Cancel a task, queued or running.",
-    epilog="""\b
-Examples:
-  agentbus task cancel task-20260518-k3v9…
-  agentbus task cancel task-20260518-k3v9… --reason 'the branch was merged'""",
-)
-@click.option("--reason", metavar="TEXT", default="", help="The reason, for the result.")
-@agent_of_task_option
-@_task_id
-@with_coordinator
-async def cancel(bus: "Coordinator", *, task_id: str, agent: str | None, reason: str) -> None:
-    """Cancel a task: a queued task never starts, and a running task has its processes ended.
-
-    Cancelling again has no effect. A task that has its result keeps it; the command prints its state.
-    """
-    status = await bus.task(task_id, agent=agent).cancel(reason)
-    if status.record.entry.terminal and status.state != "cancelled":
-        output.remark(f"too late: the task {task_id} is {status.state}")
-    show(status)
-
-
+task.add_command(cancel)
 task.add_command(answer)
 
 

@@ -13,7 +13,7 @@ from agentbus.task_handle import DEFAULT_TASK_TYPE
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """Of one line: twice the largest task of a bus as `agentbus init` makes it, because JSON may escape characters."""
-_FIELDS: Final = ("content", "to", "task_type", "task_id", "from", "reply_to", "payload_fmt")
+_FIELDS: Final = ("content", "to", "task_type", "task_id", "from", "reply_to", "payload_fmt", "group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ def read_task(line: Line, defaults: Mapping[str, str]) -> NewTask:
         texts.get("from"),
         texts.get("reply_to"),
         texts.get("task_id"),
+        texts.get("group"),
     )
 
 

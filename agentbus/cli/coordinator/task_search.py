@@ -1,12 +1,11 @@
 """Lists tasks for `agentbus task list`: searches on until there are enough, and prints what it has when interrupted."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentbus.cli import lazy, output
 
 if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
-    from agentbus.protocol.ledger_entry import State
     from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.status import TaskStatus
 
@@ -25,17 +24,17 @@ class TaskSearch:
         self._unreadable: list[str] = []
         self._began = False
 
-    async def run(self, *, agent: str | None, owner: str | None, state: "State | None") -> None:
+    async def run(self, **filters: Any) -> None:
         """Search until there are enough tasks or no more, and say on standard error how far it is.
+
+        The filters are those of `Coordinator.list_tasks`.
 
         Whatever ends it, also Ctrl-C and a lost bus, prints what was found and how to go on.
         """
         try:
             while self._add(
                 await self._bus.list_tasks(
-                    agent=agent,
-                    owner=owner,
-                    state=state,
+                    **filters,
                     limit=self._limit - len(self._tasks),
                     cursor=self._cursor,
                     with_results=False,

@@ -18,7 +18,9 @@ from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns, with_run
 from agentbus.tasks.listing.task_list import SEARCH_S, Search, TaskList, Wanted
 from agentbus.tasks.status import TaskStatus
 
-Grouping: TypeAlias = Literal["agent", "model", "day", "sender"]
+Grouping: TypeAlias = Literal["agent", "model", "day", "sender", "group"]
+WITHOUT_GROUP: Final = "(none)"
+"""The group of tasks that were published in none."""
 UNKNOWN_MODEL: Final = "unknown"
 """The group of tasks whose agent does not name its model."""
 OTHERS: Final = "(others)"
@@ -39,6 +41,7 @@ GROUPINGS: Final[dict[Grouping, Callable[[TaskStatus, Run | None], str]]] = {
     "model": _model_of,
     "day": lambda status, _: f"{status.record.changed_at.astimezone(UTC):%Y-%m-%d}",
     "sender": lambda status, _: status.record.entry.sender,
+    "group": lambda status, _: status.group or WITHOUT_GROUP,
 }
 """What a group is called, by the kind of grouping. A day is one of UTC, that of the last change of the entry."""
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, Protocol, Self
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.reading.backwards import Read, Window
@@ -21,8 +21,11 @@ from agentbus.bus.retry_until import deadline_after, left_until
 from agentbus.concurrently import concurrently
 from agentbus.errors import CorruptEntryError, MessageError
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import STATE
-from agentbus.protocol.ledger_entry import TERMINAL, Record, State, read_entry, read_summary
+from agentbus.protocol.headers import GROUP, STATE
+from agentbus.protocol.ledger_entry import TERMINAL, Record, State, read_entry
+from agentbus.protocol.listed.labels import group_name
+from agentbus.protocol.listed.summary import read_summary
+from agentbus.protocol.roles import Role
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.tasks.status import TaskStatus
 
@@ -62,6 +65,13 @@ class TaskList(Searched):
     tasks: list[TaskStatus]
 
 
+class Asker(Protocol):
+    """A coordinator, as far as a list needs one."""
+
+    agent: str
+    role: Role
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Which tasks are shown, and to whom.
@@ -73,6 +83,10 @@ class Wanted:
         asker: the coordinator that looks.
         with_results: whether each has its result. Without, no result is read.
         settled: only those that have a result.
+        is_open: only those that are queued, or that workers are running.
+        group: only those of this group.
+        task_type: only those of this type.
+        text: only those that have this in their id, their first words, or their error, in letters of any case.
     """
 
     agent: str | None = None
@@ -81,6 +95,37 @@ class Wanted:
     asker: str = COORDINATOR
     with_results: bool = True
     settled: bool = False
+    is_open: bool = False
+    group: str | None = None
+    task_type: str | None = None
+    text: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        asker: Asker,
+        agent: str | None = None,
+        owner: str | None = None,
+        *,
+        group: str | None = None,
+        text: str | None = None,
+        **filters: Any,
+    ) -> Self:
+        """Return what a list of a coordinator with these filters shows, without results: of a member, its own tasks.
+
+        Raises:
+            InvalidIdError: an agent, an owner or a group is not an id.
+        """
+        whose = subjects.agent_id(owner) if owner else asker.agent if asker.role == "member" else None
+        return cls(
+            subjects.agent_id(agent) if agent else None,
+            whose,
+            asker=asker.agent,
+            with_results=False,
+            group=group_name(group) if group else None,
+            text=text or None,
+            **filters,
+        )
 
     @property
     def subject(self) -> str:
@@ -90,14 +135,15 @@ class Wanted:
     @property
     def is_search(self) -> bool:
         """Whether any number of entries may lie between two of them."""
-        return self.state is not None or self.settled or self.owner == COORDINATOR
+        by_entry = (self.state, self.group, self.task_type, self.text)
+        return self.settled or self.is_open or self.owner == COORDINATOR or any(one is not None for one in by_entry)
 
     def may_be(self, entry: Read) -> bool:
         """Whether an entry may be shown. A queued one may be cancelled: the request stands in its value only."""
         state = entry.headers.get(STATE)
-        if self.state is not None and state not in (None, self.state, "queued" if self.state == "cancelled" else None):
+        if state is not None and not self._may_be_in(state):
             return False
-        if self.settled and state is not None and state not in TERMINAL:
+        if self.group is not None and entry.headers.get(GROUP, self.group) != self.group:
             return False
         if subjects.parse_mcp_task(entry.subject) is not None:
             return False
@@ -106,9 +152,26 @@ class Wanted:
             return task is None or task.owner == self.owner
         return True
 
+    def _may_be_in(self, state: str) -> bool:
+        if self.state is not None and state not in (self.state, "queued" if self.state == "cancelled" else None):
+            return False
+        return not (self.settled and state not in TERMINAL) and not (self.is_open and state in TERMINAL)
+
     def is_met_by(self, found: TaskStatus) -> bool:
         """Whether a task that may be shown by its headers is one of them."""
-        return self.state in (None, found.state) and (found.record.entry.terminal or not self.settled)
+        entry = found.record.entry
+        return (
+            self.state in (None, found.state)
+            and (entry.terminal or not self.settled)
+            and not (self.is_open and found.settled)
+            and self.group in (None, found.group)
+            and self.task_type in (None, entry.task_type)
+            and (self.text is None or self.text.casefold() in _searched(found))
+        )
+
+
+def _searched(found: TaskStatus) -> str:
+    return "\n".join((found.task_id, found.about, found.error or "")).casefold()
 
 
 class Search:
@@ -240,7 +303,13 @@ class Search:
 
 
 async def list_tasks(
-    bus: Bus, wanted: Wanted, *, limit: int = 20, cursor: int | None = None, search_s: float = SEARCH_S
+    bus: Bus,
+    wanted: Wanted,
+    *,
+    limit: int = 20,
+    cursor: int | None = None,
+    search_s: float = SEARCH_S,
+    since: datetime | None = None,
 ) -> TaskList:
     """List the newest tasks by last change.
 
@@ -251,6 +320,7 @@ async def list_tasks(
         limit: 1 to 200.
         cursor: the `cursor` of an earlier list of the same tasks.
         search_s: how long to search, about; the entries that are being looked at then are looked at to their end.
+        since: only tasks that changed last at this time or later.
 
     Raises:
         MessageError: `limit` is out of bounds, or `cursor` is that of another bus.
@@ -260,14 +330,14 @@ async def list_tasks(
     if not 1 <= limit <= MAX_LISTED:
         raise MessageError(f"limit must be from 1 to {MAX_LISTED}, not {limit}")
     tasks: list[TaskStatus] = []
-    search = Search(bus, wanted, tasks.append, limit=limit, search_s=search_s)
+    search = Search(bus, wanted, tasks.append, limit=limit, search_s=search_s, since=since)
     found = await search.backwards(max(limit + 1, _SCAN_FIRST) if wanted.is_search else limit + 1, cursor)
     return replace(found, tasks=tasks)
 
 
 async def read_listed(bus: Bus, entries: Sequence[Read], wanted: Wanted) -> list[TaskStatus | str | None]:
     """Read entries as a list shows them: for each a task, or why it cannot be read, or None if it was removed."""
-    summaries = [None if wanted.with_results else read_summary(entry.stored) for entry in entries]
+    summaries = [None if wanted.with_results else _summed_up(entry, wanted) for entry in entries]
 
     async def one(entry: Read) -> TaskStatus | str | None:
         whole = isinstance(entry, Whole)
@@ -281,3 +351,32 @@ async def read_listed(bus: Bus, entries: Sequence[Read], wanted: Wanted) -> list
     rest = [entry for entry, found in zip(entries, summaries, strict=True) if found is None]
     read = iter(await concurrently(rest, one, at_once=_READ_STEP) if rest else ())
     return [next(read) if found is None else TaskStatus(found, wanted.asker) for found in summaries]
+
+
+def _summed_up(entry: Read, wanted: Wanted) -> Record | None:
+    """Return what the headers of an entry say, if that is enough.
+
+    Those of a party of an earlier version name no group, and no first words to search.
+    """
+    found = read_summary(entry.stored)
+    older = found is not None and GROUP not in entry.headers
+    return None if older and (wanted.group is not None or wanted.text is not None) else found
+
+
+async def all_listed(bus: Bus, wanted: Wanted, *, since: datetime | None = None) -> TaskList:
+    """List all tasks that are wanted, however long that takes.
+
+    Raises:
+        SetupMissingError, PermissionDeniedError: see `list_tasks`.
+    """
+    tasks: list[TaskStatus] = []
+    unreadable: list[str] = []
+    cursor = None
+    while True:
+        found = await Search(bus, wanted, tasks.append, limit=None, search_s=SEARCH_S, since=since).backwards(
+            _SCAN_FIRST, cursor
+        )
+        unreadable += found.unreadable
+        if not found.partial:
+            return replace(found, tasks=tasks, unreadable=unreadable)
+        cursor = found.cursor

@@ -36,6 +36,8 @@ class WatchRequest:
 
     Attributes:
         follows: also report what the runs of the tasks do.
+        group: the group of which the tasks are; see `agentbus_mcp.operations.group_watch`.
+        others: how many tasks of it are in which state, that are not among them.
     """
 
     task_ids: Sequence[str] = ()
@@ -44,6 +46,8 @@ class WatchRequest:
     cursor: int | None = None
     agent: str | None = None
     follows: bool = False
+    group: str | None = None
+    others: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Builds the answers of tools: structure and text with the same content, within the byte budget."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -7,6 +8,7 @@ from mcp_types import CallToolResult, ContentBlock, ResourceLink, TextContent
 
 from agentbus.coordinator import TaskStatus
 from agentbus_mcp import uris
+from agentbus_mcp.operations.group_watch import MOST_RESULTS
 from agentbus_mcp.operations.inbox import InboxPage
 from agentbus_mcp.operations.watch import TasksOutcome, WatchRequest
 from agentbus_mcp.replies import budget
@@ -52,20 +54,38 @@ def build_inbox_answer(page: InboxPage, next_call: NextCall, detail: ResponseDet
 
 def build_tasks_answer(outcome: TasksOutcome, request: WatchRequest, detail: ResponseDetail) -> CallToolResult:
     """Build an answer with the results of settled tasks, and the states of pending ones with the call that waits."""
-    pending = outcome.pending
+    settled, pending = _shown_of_group(outcome, request)
     saved = outcome.saved
     data = Results(
-        note=_note(outcome),
+        note=". ".join(filter(None, (_note(outcome), _of_group(outcome, request)))) or None,
         results=[],
         saved=SavedView(folder=visible(str(saved.folder)), files=saved.files, bytes=saved.bytes) if saved else None,
         pending=[_pending(task, outcome) for task in pending] or None,
         unknown=unknown_tasks(outcome.errors),
         next=watch_tasks_call(request, detail, [task.name for task in pending]) if pending else None,
     )
-    results = [result_of_task(task, outcome.outputs.get(task.record.key)) for task in outcome.settled]
+    results = [result_of_task(task, outcome.outputs.get(task.record.key)) for task in settled]
     said = f"Saved {saved.files} files. " if saved else ""
-    summary = f"{said}{len(results)} with a result, {len(pending)} pending, {len(outcome.errors)} unknown."
-    return _build_results(summary, data, results, detail)
+    counts = f"{len(outcome.settled)} with a result, {len(outcome.pending)} pending, {len(outcome.errors)} unknown."
+    return _build_results(f"{said}{counts}", data, results, detail)
+
+
+def _shown_of_group(outcome: TasksOutcome, request: WatchRequest) -> tuple[list[TaskStatus], list[TaskStatus]]:
+    """Return the settled and the pending tasks that an answer shows: not all of a large group."""
+    if request.group is None:
+        return outcome.settled, outcome.pending
+    newest = sorted(outcome.settled, key=lambda task: task.record.changed_at, reverse=True)
+    return newest[:MOST_RESULTS], outcome.pending[:MOST_RESULTS]
+
+
+def _of_group(outcome: TasksOutcome, request: WatchRequest) -> str | None:
+    """Say how many tasks of a group are in which state, where an answer does not show them all."""
+    shown = sum(map(len, _shown_of_group(outcome, request)))
+    states = Counter(request.others) + Counter(task.state for task in (*outcome.settled, *outcome.pending))
+    if request.group is None or shown >= states.total():
+        return None
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    return f"the group has {counts}; for the others list_tasks with group, then get_results"
 
 
 def _note(outcome: TasksOutcome) -> str | None:
@@ -108,7 +128,7 @@ def _build_results(
 
 def _with_results(data: Results, views: Sequence[AgentResult]) -> Results:
     """Add results, and the call that reads on unless `next` waits for tasks."""
-    waits = data.next is not None and "task_ids" in data.next.arguments
+    waits = data.next is not None and not data.next.arguments.keys().isdisjoint(("task_ids", "group"))
     call = data.next if waits else read_on_call(views) or data.next
     return data.model_copy(update={"results": list(views), "next": call})
 

@@ -280,6 +280,8 @@ class ListedTask(Answer):
     )
     state: str
     changed_at: str
+    group: SkipJsonSchema[str | None] = None
+    about: SkipJsonSchema[str | None] = Field(default=None, description="The first words of its content.")
     task_type: SkipJsonSchema[str]
     attempt: SkipJsonSchema[int | None] = None
     asks: SkipJsonSchema[int | None] = Field(default=None, description="How many questions wait for a person.")

@@ -29,6 +29,9 @@ def answer_call(question: TaskName | str) -> NextCall:
 
 def watch_tasks_call(request: WatchRequest, detail: ResponseDetail, tasks: Iterable[TaskName]) -> NextCall:
     """The call that continues to watch tasks, with the arguments of the call that began."""
+    if request.group is not None:
+        until = {"until": "any"} if request.until == "any" else {}
+        return NextCall(tool="watch_results", arguments={"group": request.group, **until, **_options(request, detail)})
     ids = [str(task) for task in tasks]
     first = {"task_ids": ids, "until": "any"} if len(ids) > 1 and request.until == "any" else {"task_ids": ids}
     return NextCall(tool="watch_results", arguments={**first, **_options(request, detail)})

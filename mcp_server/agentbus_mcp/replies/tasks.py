@@ -107,6 +107,8 @@ def listed_task(status: TaskStatus) -> ListedTask:
         asked_by=status.name.owner,
         state=status.state,
         changed_at=status.record.changed_at.isoformat(timespec="seconds"),
+        group=status.group,
+        about=visible(status.about) or None,
         task_type=short(entry.task_type, 60),
         attempt=entry.attempt if entry.attempt > 1 else None,
         asks=len(still_asked(entry)) or None,

@@ -44,7 +44,7 @@ def get_results_tool(bus_link: BusLink) -> Tool:
         """Read results without waiting: those of given tasks, or the newest in an inbox (oldest first).
 
         Use it to read a result again, or more of it: one that was cut says `truncated`, and `next`
-        is the call for the following part. Reading removes nothing. To wait, call watch_results.
+        reads on. Reading removes nothing. To wait, call watch_results.
         """
         if offset and len(task_ids) != 1:
             raise ArgumentError("offset: reads on in the output of one task; name exactly one in task_ids")

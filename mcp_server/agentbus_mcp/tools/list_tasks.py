@@ -14,7 +14,7 @@ from agentbus_mcp.replies.models import Listing, NextCall
 from agentbus_mcp.replies.tasks import listed_task
 from agentbus_mcp.sanitize import visible
 from agentbus_mcp.tools.definition import READS, define
-from agentbus_mcp.tools.parameters import AgentFilter, ListCursor
+from agentbus_mcp.tools.parameters import AgentFilter, Group, ListCursor
 
 MAX_LISTED: Final = 50
 _DEFAULT_LIMIT: Final = 20
@@ -31,6 +31,7 @@ def list_tasks_tool(bus_link: BusLink) -> Tool:
         agent: AgentFilter = None,
         asked_by: Annotated[str | None, Field(max_length=70, description="Only of this coordinator.")] = None,
         state: Annotated[State | None, Field(description="Only tasks in this state.")] = None,
+        group: Group = None,
         limit: Annotated[int, Field(ge=1, le=MAX_LISTED, description="How many.")] = _DEFAULT_LIMIT,
         cursor: ListCursor = None,
     ) -> Annotated[CallToolResult, Listing]:
@@ -45,6 +46,7 @@ def list_tasks_tool(bus_link: BusLink) -> Tool:
             agent=agent,
             owner=asked_by,
             state=state,
+            group=group,
             limit=limit,
             cursor=cursor,
             with_results=False,
@@ -54,6 +56,7 @@ def list_tasks_tool(bus_link: BusLink) -> Tool:
             "agent": agent,
             "asked_by": asked_by,
             "state": state,
+            "group": group,
             "limit": limit if limit != _DEFAULT_LIMIT else None,
             "cursor": found.cursor,
         }

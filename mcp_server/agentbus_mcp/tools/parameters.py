@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Wit
 
 from agentbus.errors import MessageError
 from agentbus.protocol.json_codec import Json, decode, refuse_changes
+from agentbus.protocol.listed.labels import MAX_GROUP_CHARS, is_group_name
 from agentbus.protocol.messages import MAX_TASK_TYPE_CHARS
 from agentbus.protocol.work.task_work import ref_fault
 from agentbus_mcp.left_out import NULLS
@@ -86,10 +87,7 @@ AgentOrInbox = Annotated[
 ]
 NewTaskId = Annotated[
     _TaskId | None,
-    Field(
-        description="An id of your own (letters, digits, _ - and single dots) makes the call repeatable; for several "
-        "agents it becomes <task_id>-<agent>."
-    ),
+    Field(description="An id of your own makes the call repeatable; for several agents it becomes <task_id>-<agent>."),
 ]
 ContinuedTask = Annotated[
     _TaskName | None,
@@ -104,11 +102,17 @@ def _check_ref(value: str) -> str:
     return value
 
 
+def _check_group(value: str) -> str:
+    if not is_group_name(value):
+        raise ValueError("is no name of a group: letters, digits, _ - and single dots inside")
+    return value
+
+
 _Ref = Annotated[str, Field(max_length=250), AfterValidator(_check_ref)]
 Files = Annotated[
     list[_Path],
     BeforeValidator(_as_given),
-    Field(max_length=MAX_TASKS, default_factory=list, description="Local paths to send along."),
+    Field(max_length=MAX_TASKS, default_factory=list, description="Local paths to send."),
 ]
 Base = Annotated[_Ref | None, Field(description="Commit or branch to start from.")]
 Branch = Annotated[_Ref | None, Field(description="Branch to work on.")]
@@ -119,7 +123,7 @@ LeftFile = Annotated[
 SaveTo = Annotated[_Path | None, Field(description="Local folder: save the artifact, or all, there.")]
 Fresh = Annotated[
     bool,
-    Field(description="With continue_task: if its session is gone, begin a new one with that task and its result."),
+    Field(description="If that session is gone, begin a new one with that task and its result."),
 ]
 QuestionId = Annotated[
     Annotated[str, Field(max_length=230), AfterValidator(_is_named)],
@@ -140,8 +144,11 @@ TaskIds = Annotated[
 ]
 Cursor = Annotated[
     int | None,
-    Field(ge=0, le=_MAX_INTEGER, description="Inbox: only messages behind this cursor of an earlier answer."),
+    Field(ge=0, le=_MAX_INTEGER, description="Inbox: only what is behind this cursor."),
 ]
+_Group = Annotated[str, Field(max_length=MAX_GROUP_CHARS), AfterValidator(_is_named), AfterValidator(_check_group)]
+NewGroup = Annotated[_Group | None, Field(description="Name of the job, for watch_results.")]
+Group = Annotated[_Group | None, Field(description="All tasks of this group.")]
 ListCursor = Annotated[
     int | None, Field(ge=1, le=_MAX_INTEGER, description="Of an earlier answer: go on with older tasks.")
 ]
@@ -159,10 +166,10 @@ Offset = Annotated[
     Field(ge=0, le=_MAX_INTEGER, description="Of one task: read on from this byte (next_offset)."),
 ]
 PayloadFormat = Annotated[
-    Literal["text", "json"],
-    Field(description="text: content is a string. json: content is any JSON value, or its text."),
+    Literal["text", "json"] | None,
+    Field(description="Left out: text for a string, json for any other content."),
 ]
-Timeout = Annotated[float, Field(ge=0, le=MAX_WAIT_S, description="Seconds to wait at the most; 0 only looks.")]
+Timeout = Annotated[float, Field(ge=0, le=MAX_WAIT_S, description="Seconds to wait; 0 only looks.")]
 WatchUntil = Annotated[
     Literal["any", "all"], Field(description="Return when all tasks have a result, or as soon as any has.")
 ]

@@ -33,6 +33,7 @@ from agentbus_mcp.tools.parameters import (
     Files,
     Fresh,
     Inbox,
+    NewGroup,
     NewTaskId,
     PayloadFormat,
     Targets,
@@ -47,6 +48,7 @@ class _Options(TypedDict):
     payload_format: Literal["text", "json"]
     reply_to: str | None
     task_id: str | None
+    group: str | None
 
 
 def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
@@ -58,18 +60,19 @@ def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
         content: Annotated[Content, Field(description="What to do, complete in itself: the agent sees nothing else.")],
         task_type: TaskType,
         files: Files,
-        payload_fmt: PayloadFormat = "text",
+        payload_fmt: PayloadFormat = None,
         reply_to: Inbox = None,
         task_id: NewTaskId = None,
+        group: NewGroup = None,
         continue_task: ContinuedTask = None,
         fresh: Fresh = False,
         base: Base = None,
         branch: Branch = None,
-        watch: Annotated[bool, Field(description="Wait for the results as well, as watch_results does.")] = False,
+        watch: Annotated[bool, Field(description="Wait for the results, as watch_results does.")] = False,
     ) -> Annotated[CallToolResult, Publication]:
         """Give the same task to one or several agents on other machines. Each gets a task, and an id, of its own.
 
-        Use it for work that another agent shall do. It returns as soon as the bus has stored the tasks, and says for
+        Use it for work that another agent shall do. It returns once the bus has stored the tasks, and says for
         each whether a worker is alive (`online`) and how many tasks wait. Then call watch_results with the ids.
         Publishing the same again under the same task_id is harmless (`known`): do that when an answer was lost.
         """
@@ -79,7 +82,8 @@ def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
         attachments = Attachments(sent, base, branch)
         coordinator = await bus_link.coordinator()
         value = parse_content(content) if payload_fmt == "json" else content
-        options = _Options(task_type=task_type, payload_format=payload_fmt, reply_to=reply_to, task_id=task_id)
+        fmt: Literal["text", "json"] = payload_fmt or ("text" if isinstance(content, str) else "json")
+        options = _Options(task_type=task_type, payload_format=fmt, reply_to=reply_to, task_id=task_id, group=group)
         if continue_task is None:
             outcomes = await coordinator.publish_to(to, value, attachments=attachments, **options)
         else:

@@ -6,7 +6,7 @@ import click
 
 from agentbus.cli import exit_codes, output
 from agentbus.cli.coordinator.publishing.following import Following
-from agentbus.cli.coordinator.task import show
+from agentbus.cli.coordinator.showing.task_view import show
 from agentbus.coordinator import Coordinator
 from agentbus.task_handle import TaskHandle
 from agentbus.tasks.status import TaskStatus, Waited

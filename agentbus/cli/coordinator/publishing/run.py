@@ -9,7 +9,7 @@ from agentbus.cli import exit_codes, lazy, output
 from agentbus.cli.coordinator.publish import remark_published
 from agentbus.cli.coordinator.publishing.attaching import attachment_options, take_attachments, tell_of_uncommitted
 from agentbus.cli.coordinator.publishing.content import read_content
-from agentbus.cli.options import AgentId, TaskId, bus_options, new_agent_option, timeout_option
+from agentbus.cli.options import AgentId, TaskId, bus_options, group_option, new_agent_option, timeout_option
 from agentbus.errors import CorruptEntryError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ and says how to go on with it; a second one within two seconds cancels it.""",
     "--task-id", metavar="ID", type=TaskId(), help="Your own id: with the same one again, the same task is waited for."
 )
 @click.option("--payload-fmt", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@group_option
 @click.option("--detach", is_flag=True, help="Print the id of the task in place of waiting for it.")
 @new_agent_option
 @timeout_option
