@@ -177,7 +177,8 @@ class Coordinator(CoordinatorQuestions, CoordinatorPublishing):
         Raises:
             InvalidIdError, MessageError: `agent` or `owner` is not an id, or `limit` is not from 1 to 200.
         """
-        from agentbus.tasks.listing.task_list import Wanted, list_tasks
+        from agentbus.tasks.listing.task_list import list_tasks
+        from agentbus.tasks.listing.wanted import Wanted
 
         wanted = Wanted.of(self, agent, owner, state=state, group=group, task_type=task_type, text=text)
         wanted = replace(wanted, with_results=with_results)
@@ -189,7 +190,8 @@ class Coordinator(CoordinatorQuestions, CoordinatorPublishing):
         Raises:
             InvalidIdError: it is no name of a group.
         """
-        from agentbus.tasks.listing.task_list import Wanted, all_listed
+        from agentbus.tasks.listing.task_list import all_listed
+        from agentbus.tasks.listing.wanted import Wanted
 
         return (await all_listed(self.bus, Wanted.of(self, group=group_name(group)))).tasks
 
@@ -205,7 +207,8 @@ class Coordinator(CoordinatorQuestions, CoordinatorPublishing):
 
         `by` is agent, model, day, sender or group. It looks at all that the ledger keeps. A member sees its own only.
         """
-        from agentbus.tasks.listing.spending import Wanted, all_spending
+        from agentbus.tasks.listing.spending import all_spending
+        from agentbus.tasks.listing.wanted import Wanted
 
         return await all_spending(self.bus, Wanted.of(self, agent, group=group, settled=True), by, since)
 

@@ -17,7 +17,7 @@ from agentbus.protocol.json_codec import Json
 from agentbus.protocol.progress.events import ProgressMessage
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.listing.last_changes import last_changes
-from agentbus.tasks.listing.task_list import Wanted
+from agentbus.tasks.listing.wanted import Wanted
 from agentbus.tasks.progress.last import last_of_each
 from agentbus.tasks.status import TaskStatus
 

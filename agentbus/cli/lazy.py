@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from agentbus.provision.bus_folder import folder, new_bus, server_certificates, server_folder
     from agentbus.provision.services import choice, worker_service
     from agentbus.tasks import agent_pauses, follow_ups
-    from agentbus.tasks.listing import spending, task_list
+    from agentbus.tasks.listing import spending, task_list, wanted
     from agentbus.tasks.progress import last
     from agentbus.tasks.work import applying, artifacts, attachments, comparison, own_repository, sending
 else:
@@ -84,7 +84,7 @@ else:
         "agentbus.provision.bus_folder": ["folder", "new_bus", "server_certificates", "server_folder"],
         "agentbus.provision.services": ["choice", "worker_service"],
         "agentbus.tasks": ["agent_pauses", "follow_ups"],
-        "agentbus.tasks.listing": ["spending", "task_list"],
+        "agentbus.tasks.listing": ["spending", "task_list", "wanted"],
         "agentbus.tasks.progress": ["last"],
         "agentbus.tasks.work": [
             "applying", "artifacts", "attachments", "comparison", "own_repository", "sending",

@@ -14,7 +14,8 @@ from agentbus.protocol.messages import PayloadFormat, Task, decode_task, new_tas
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.task_names import TaskName, name_for
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.listing.task_list import Search, Wanted
+from agentbus.tasks.listing.task_list import Search
+from agentbus.tasks.listing.wanted import Wanted
 from agentbus.tasks.presence import Presence, present
 from agentbus.tasks.publish import Published, publish
 from agentbus.tasks.status import TaskStatus

@@ -23,7 +23,7 @@ from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.listing import spending as sums
 from agentbus.tasks.listing.spending import GROUPINGS, Grouping, Spending, Spent, spending
-from agentbus.tasks.listing.task_list import Wanted
+from agentbus.tasks.listing.wanted import Wanted
 from support.harness import eventually, run_cli, worker, worker_toml
 from support.installation import own_bus
 from support.jobs import acknowledged, agent_keys, publish, short_lease

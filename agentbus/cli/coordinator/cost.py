@@ -61,5 +61,5 @@ async def cost(
     cursor: int | None,
 ) -> None:
     """Sum up the tokens and the cost of settled tasks. A member of the bus sees its own tasks only."""
-    wanted = lazy.task_list.Wanted.of(bus, agent, owner, group=group, task_type=task_type, settled=True)
+    wanted = lazy.wanted.Wanted.of(bus, agent, owner, group=group, task_type=task_type, settled=True)
     await lazy.cost_report.CostReport(bus.bus, wanted, by, since).run(cursor)

@@ -8,7 +8,7 @@ from agentbus.cli import output
 from agentbus.cli.coordinator.figures import dollars, tokens
 from agentbus.cli.tables import print_figures
 from agentbus.tasks.listing.spending import OTHERS, Grouping, Spending, Spent, kept_days, spending
-from agentbus.tasks.listing.task_list import Wanted
+from agentbus.tasks.listing.wanted import Wanted
 
 _ORDER: Final = ("tasks", "input", "cached", "output", "cost", "no cost", "no tokens")
 _IMPORTANCE: Final = ("cost", "tasks", "output", "input", "no cost", "cached", "no tokens")

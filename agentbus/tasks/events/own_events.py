@@ -31,7 +31,8 @@ from agentbus.bus.reading.ledger_parts import ledger_parts
 from agentbus.errors import AgentBusError, BusError, CorruptEntryError, PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import KV_OPERATION, QUESTIONS, STATE
-from agentbus.protocol.ledger_entry import Record, read_summary
+from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.listed.summary import read_summary
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.events.following import open_consumer
 from agentbus.tasks.events.ledger_feed import follow_ledger
@@ -39,7 +40,8 @@ from agentbus.tasks.events.open_tasks import OpenTasks
 from agentbus.tasks.events.position import Position
 from agentbus.tasks.events.task_event import TaskEvent, failure_word, pause_word
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.listing.task_list import Wanted, list_tasks
+from agentbus.tasks.listing.task_list import list_tasks
+from agentbus.tasks.listing.wanted import Wanted
 from agentbus.tasks.lost.lost_tasks import look_after
 from agentbus.tasks.questions.asked import asked_by
 from agentbus.tasks.status import TaskStatus

@@ -10,7 +10,8 @@ from agentbus.bus.reading.backwards import Read
 from agentbus.bus.reading.ledger_reader import LedgerReader
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE
-from agentbus.tasks.listing.task_list import Wanted, read_listed
+from agentbus.tasks.listing.task_list import read_listed
+from agentbus.tasks.listing.wanted import Wanted
 from agentbus.tasks.status import TaskStatus
 
 _FIRST: Final = 250

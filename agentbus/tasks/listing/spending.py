@@ -15,7 +15,8 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.outcomes.run_report import Run
 from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns, with_run
-from agentbus.tasks.listing.task_list import SEARCH_S, Search, TaskList, Wanted
+from agentbus.tasks.listing.task_list import SEARCH_S, Search, TaskList
+from agentbus.tasks.listing.wanted import Wanted
 from agentbus.tasks.status import TaskStatus
 
 Grouping: TypeAlias = Literal["agent", "model", "day", "sender", "group"]

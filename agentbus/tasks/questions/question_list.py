@@ -21,7 +21,8 @@ from agentbus.protocol.ledger_entry import Record
 from agentbus.tasks.approvals import ANSWER_SUFFIX, answer_key
 from agentbus.tasks.find import READS_AT_ONCE
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.listing.task_list import MAX_LISTED, SEARCH_S, Search, TaskList, Wanted
+from agentbus.tasks.listing.task_list import MAX_LISTED, SEARCH_S, Search, TaskList
+from agentbus.tasks.listing.wanted import Wanted
 from agentbus.tasks.questions.asked import AskedQuestion, QuestionList, asked_by
 from agentbus.tasks.questions.describe import still_asked
 from agentbus.tasks.status import TaskStatus

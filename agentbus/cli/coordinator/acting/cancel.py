@@ -98,7 +98,7 @@ async def _cancel(bus: "Coordinator", *, task_ids: tuple[str, ...], agent: str |
 
 
 async def _cancel_all(bus: "Coordinator", *, reason: str, yes: bool, **filters: Any) -> None:
-    wanted = lazy.task_list.Wanted.of(bus, **filters, is_open=True)
+    wanted = lazy.wanted.Wanted.of(bus, **filters, is_open=True)
     found = (await lazy.task_list.all_listed(bus.bus, wanted)).tasks
     if not found:
         output.remark("there is no such task that is queued or running")
