@@ -86,6 +86,7 @@ for _group, _commands in {
         ("status", "coordinator.status:status", "Show the bus on one page."),
         ("task", "coordinator.task:task", "Publish tasks, follow them, and act on them."),
         ("top", "coordinator.status:top", "Watch the bus live."),
+        ("ui", "machine.ui:ui", "See the bus in a browser, and act there."),
         ("up", "operator.up:up", "Run a bus on this machine, in the foreground."),
         ("work", "work.work:work", "See what a task has left, and take it: files, and changes of a repository."),
     ],

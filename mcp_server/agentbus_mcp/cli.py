@@ -15,13 +15,14 @@ from agentbus.config.home import in_home
 from agentbus.terminal import program
 from agentbus.version import __version__
 from agentbus_mcp.transports import http_settings
-from agentbus_mcp.transports.http_settings import HttpSettings
+from agentbus_mcp.transports.http_settings import HttpSettings, PageSettings
 
 if TYPE_CHECKING:
     from agentbus.config.connection_settings import ConnectionSettings
     from agentbus.protocol.roles import Role
 
 log = logging.getLogger("agentbus.mcp")
+_PAGE: Final = PageSettings(prefix="/ui")
 _HTTP_OPTIONS: Final = (
     "token_file",
     "tokens",
@@ -31,6 +32,7 @@ _HTTP_OPTIONS: Final = (
     "idle_s",
     "of_one_address",
     "metrics_port",
+    "page",
 )
 
 
@@ -145,6 +147,7 @@ Examples:
     help="With --http: serve metrics for Prometheus at http://127.0.0.1:PORT/metrics, to this machine alone. Port 0 "
     'picks a free one. Needs: pip install "agentbus-mcp[metrics]"',
 )
+@click.option("--ui", "page", is_flag=True, help="With --http: serve the page of `agentbus ui` as well, at /ui/.")
 @click.version_option(__version__, prog_name="agentbus-mcp")
 def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     nats_url: str | None,
@@ -158,6 +161,7 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     idle_s: float,
     of_one_address: int | None,
     metrics_port: int | None,
+    page: bool,  # click passes it by name
 ) -> None:
     """Give tasks to agents on other machines, and get their results, from any MCP client.
 
@@ -188,9 +192,10 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
         connections_of_one_address=of_one_address,
     )
     if tokens is not None:
-        _serve_named(in_home(tokens).absolute(), options, metrics_port)
+        _serve_named(in_home(tokens).absolute(), options, metrics_port, page=_PAGE if page else None)
     else:
-        _serve(*_coordinator(nats_url, path), options=options, metrics_port=metrics_port)
+        served = _coordinator(nats_url, path)
+        _serve(*served, options=options, metrics_port=metrics_port, page=_PAGE if page else None)
 
 
 @contextmanager
@@ -224,6 +229,7 @@ def _serve(
     *,
     options: HttpSettings,
     metrics_port: int | None,
+    page: PageSettings | None,
 ) -> None:
     """Serve one coordinator over HTTP."""
     from agentbus_mcp.metrics import metrics_on  # noqa: PLC0415
@@ -231,10 +237,12 @@ def _serve(
     with options.listen() as listener, metrics_on(metrics_port) as metrics:
         from agentbus_mcp.transports import streamable_http  # noqa: PLC0415
 
-        streamable_http.serve(settings, agent, options, listener, metrics=metrics, role=role, folders=folders)
+        streamable_http.serve(
+            settings, agent, options, listener, metrics=metrics, role=role, folders=folders, page=page
+        )
 
 
-def _serve_named(tokens: Path, options: HttpSettings, metrics_port: int | None) -> None:
+def _serve_named(tokens: Path, options: HttpSettings, metrics_port: int | None, *, page: PageSettings | None) -> None:
     """Serve the coordinators of named tokens over HTTP."""
     from agentbus_mcp.metrics import metrics_on  # noqa: PLC0415
     from agentbus_mcp.transports.coordinators import read_clients  # noqa: PLC0415
@@ -243,7 +251,7 @@ def _serve_named(tokens: Path, options: HttpSettings, metrics_port: int | None) 
     with options.listen() as listener, metrics_on(metrics_port) as metrics:
         from agentbus_mcp.transports import streamable_http  # noqa: PLC0415
 
-        streamable_http.serve_named(tokens, clients, options, listener, metrics=metrics)
+        streamable_http.serve_named(tokens, clients, options, listener, metrics=metrics, page=page)
 
 
 def _refuse_http_options() -> None:

@@ -24,10 +24,10 @@ class OneLine(logging.Formatter):
         return visible(super().formatStack(stack_info))
 
 
-def log_to_stderr() -> None:
-    """Log our own lines and the warnings of libraries to standard error."""
+def log_to_stderr(program: str = "agentbus-mcp") -> None:
+    """Log our own lines and the warnings of libraries to standard error, each behind the name of the program."""
     handler = QueuedHandler(write_to(sys.stderr), "standard error")
-    handler.setFormatter(OneLine("agentbus-mcp: %(message)s"))
+    handler.setFormatter(OneLine(f"{program}: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for library in ("mcp", "uvicorn"):
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -14,12 +14,12 @@ from agentbus.config.loading import load_coordinator
 from agentbus.config.mcp_tokens import NamedToken, hash_of, read_tokens
 from agentbus.errors import ConfigError
 from agentbus.protocol.roles import Role
-from agentbus_mcp.transports.served_coordinator import ServedCoordinator
+from agentbus_mcp.transports.served import Served
 from agentbus_mcp.transports.sign_in import SignIn
 
 log = logging.getLogger("agentbus.mcp")
 
-Make: TypeAlias = Callable[[str, "Client"], ServedCoordinator]
+Make: TypeAlias = Callable[[str, "Client"], Served]
 _POLL_S: Final = 0.5
 """How often the files are checked. A changed file is read once it is the same in two checks, so not half written."""
 
@@ -33,7 +33,7 @@ class Coordinators(Protocol):
         ...
 
     @property
-    def served(self) -> Collection[ServedCoordinator]:
+    def served(self) -> Collection[Served]:
         """The coordinators at this moment."""
         ...
 
@@ -45,8 +45,8 @@ class Coordinators(Protocol):
 class OneCoordinator:
     """One coordinator for all clients, which need the token if there is one."""
 
-    def __init__(self, coordinator: ServedCoordinator, token: str | None) -> None:
-        self.served: Collection[ServedCoordinator] = (coordinator,)
+    def __init__(self, coordinator: Served, token: str | None) -> None:
+        self.served: Collection[Served] = (coordinator,)
         self.sign_in = SignIn(everyone=None if token is not None else coordinator)
         self._coordinator = coordinator
         if token is not None:
@@ -99,10 +99,10 @@ class NamedCoordinators:
         self._path = path
         self._clients = dict(clients)
         self._make = make
-        self._running: dict[str, ServedCoordinator] = {}
+        self._running: dict[str, Served] = {}
 
     @property
-    def served(self) -> Collection[ServedCoordinator]:
+    def served(self) -> Collection[Served]:
         """The coordinators at this moment."""
         return tuple(self._running.values())
 

@@ -37,6 +37,14 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class PageSettings:
+    """How a page is served: whether it only shows, and where it lies on its server, as `/ui`."""
+
+    read_only: bool = False
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HttpSettings:
     """Where one server listens, and which requests it serves. `repr()` does not show the token."""
 

@@ -6,7 +6,7 @@ sessions and MCP tasks.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import anyio
 from anyio.abc import TaskStatus
@@ -20,6 +20,9 @@ from agentbus_mcp.server import Server
 from agentbus_mcp.transports.http_settings import PATH, HttpSettings
 from agentbus_mcp.transports.posted_messages import PostedMessages
 from agentbus_mcp.transports.sign_in import challenge
+
+if TYPE_CHECKING:
+    from agentbus_mcp.page.served_page import ServedPage
 
 Load: TypeAlias = Callable[[BusLink], Awaitable[Server]]
 MAX_BODY_BYTES: Final = 9 * 1024 * 1024
@@ -52,8 +55,10 @@ class ServedCoordinator:
         settings: HttpSettings,
         load: Load,
         metrics: Metrics,
+        page: "ServedPage | None" = None,
     ) -> None:
-        """Serve the coordinator of a link, which `run` opens."""
+        """Serve the coordinator of a link, which `run` opens, and its page if there is one."""
+        self._page = page
         self._bus_link = bus_link
         self._settings = settings
         self._load = load
@@ -77,10 +82,15 @@ class ServedCoordinator:
                 transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
             )
             self._app = PostedMessages(app, MAX_BODY_BYTES)
-            async with server.session_manager.run():
+            async with server.session_manager.run(), anyio.create_task_group() as group:
+                if self._page is not None:
+                    group.start_soon(self._page.run)
                 task_status.started()
                 await self._ended.wait()
                 server.end_waits()
+                if self._page is not None:
+                    self._page.end()
+                group.cancel_scope.cancel()
                 await anyio.sleep(_LAST_FRAMES_S)
                 for request in self._requests:
                     request.cancel()
@@ -93,6 +103,8 @@ class ServedCoordinator:
         """Have every call answer soon, those that wait and those that listen as well."""
         if self._server is not None:
             self._server.end_waits()
+        if self._page is not None:
+            self._page.end()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. If the coordinator ends meanwhile, the answer ends at this point."""
@@ -114,6 +126,11 @@ class ServedCoordinator:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     # -- for metrics and the health of the process
+
+    @property
+    def page(self) -> "ServedPage | None":
+        """What its page shows; None if it has none."""
+        return self._page
 
     @property
     def connected(self) -> bool:

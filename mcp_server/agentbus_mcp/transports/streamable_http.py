@@ -1,17 +1,12 @@
 """Serves many clients over HTTP, on uvicorn."""
 
-import asyncio
 import logging
-import signal
-import sys
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from socket import socket
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final
 
 import anyio
-import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -24,27 +19,22 @@ from agentbus.protocol.json_codec import encode
 from agentbus.protocol.roles import Role
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.metrics import NO_METRICS, Metrics
-from agentbus_mcp.transports.bounded_http import Connections
 from agentbus_mcp.transports.coordinators import Client, Coordinators, NamedCoordinators, OneCoordinator
-from agentbus_mcp.transports.http_settings import HttpSettings
-from agentbus_mcp.transports.lifecycle import end, load, termination
+from agentbus_mcp.transports.http_server import serve_until_signal
+from agentbus_mcp.transports.http_settings import PATH, HttpSettings, PageSettings
+from agentbus_mcp.transports.lifecycle import load
 from agentbus_mcp.transports.request_checks import RequestChecks
 from agentbus_mcp.transports.served_coordinator import Load, ServedCoordinator
+
+if TYPE_CHECKING:
+    from agentbus_mcp.page.served_page import ServedPage
 
 log = logging.getLogger("agentbus.mcp")
 
 HEALTH: Final = "/healthz"
-_MAX_CONNECTIONS: Final = 4_000
-"""How many connections are served at the same time. If all have requests, another one is answered with 503."""
-_OTHER_FILES: Final = 64
-"""How many of the files that the process may open are reserved for other uses than connections."""
-_GRACE_S: Final = 1
-"""How long requests in progress may take to end after a signal."""
-_EXIT_S: Final = 2.3
-"""When the process exits after a signal, even if a request hangs; exporting spans takes up to 0.5 s more."""
 
 
-def serve(
+def serve(  # noqa: PLR0913  # what the options of the command say
     settings: ConnectionSettings,
     agent: str,
     http_settings: HttpSettings,
@@ -54,11 +44,12 @@ def serve(
     metrics: Metrics = NO_METRICS,
     role: Role | None = None,
     folders: Sequence[Path] = (),
+    page: PageSettings | None = None,
 ) -> None:
     """Serve one coordinator on a listening socket until SIGTERM or SIGINT; print the URL once it is served."""
     bus_link = BusLink(settings, agent, role, folders=folders, on_reconnect=metrics.reconnected)
-    coordinator = ServedCoordinator(bus_link, http_settings, load, metrics)
-    _serve(OneCoordinator(coordinator, http_settings.token), http_settings, listener, metrics)
+    coordinator = ServedCoordinator(bus_link, http_settings, load, metrics, _page_of(bus_link, page))
+    _serve(OneCoordinator(coordinator, http_settings.token), http_settings, listener, metrics, page)
 
 
 def serve_named(
@@ -68,6 +59,7 @@ def serve_named(
     listener: socket,
     *,
     metrics: Metrics = NO_METRICS,
+    page: PageSettings | None = None,
 ) -> None:
     """Serve a coordinator for each named token of a file in the same way; `clients` is its present content."""
 
@@ -80,18 +72,50 @@ def serve_named(
             on_reconnect=metrics.reconnected,
             label=f"{name}: ",
         )
-        return ServedCoordinator(bus_link, http_settings, load, metrics)
+        return ServedCoordinator(bus_link, http_settings, load, metrics, _page_of(bus_link, page))
 
-    _serve(NamedCoordinators(tokens, clients, make), http_settings, listener, metrics)
+    _serve(NamedCoordinators(tokens, clients, make), http_settings, listener, metrics, page)
 
 
-def _serve(coordinators: Coordinators, http_settings: HttpSettings, listener: socket, metrics: Metrics) -> None:
+def _page_of(link: BusLink, page: PageSettings | None) -> "ServedPage | None":
+    """Return what the page of a coordinator shows; None where there is no page, and nothing of it is imported."""
+    if page is None:
+        return None
+    from agentbus_mcp.page.served_page import ServedPage  # noqa: PLC0415  # most servers have no page
+
+    return ServedPage(link)
+
+
+def _serve(
+    coordinators: Coordinators,
+    http_settings: HttpSettings,
+    listener: socket,
+    metrics: Metrics,
+    page: "PageSettings | None",
+) -> None:
     logging.getLogger("mcp.server.streamable_http").addFilter(_is_not_disconnect)
     metrics.show("bus_connected", lambda: _connected(coordinators))
     metrics.show("sessions", lambda: sum(one.sessions for one in coordinators.served))
     metrics.show("listen_streams", lambda: sum(one.streams for one in coordinators.served))
     metrics.show("feeds", lambda: sum(one.sources for one in coordinators.served))
-    anyio.run(_run, coordinators, http_settings, listener)
+    offered = None
+    if page is not None:
+        from agentbus_mcp.transports.pages.offered_page import OfferedPage  # noqa: PLC0415  # most servers have no page
+
+        offered = OfferedPage(coordinators, page, listener)
+    url = http_settings.url(listener)
+
+    def serves() -> None:
+        said = {"url": url, **(offered.told(url.removesuffix(PATH)) if offered else {})}
+        try:
+            print(encode(said).decode(), flush=True)  # noqa: T201  # of a closed output, nothing
+        except OSError as error:
+            log.warning("serves %s; standard output cannot be written to: %s", url, error.strerror)
+
+    app = application(coordinators, http_settings)
+    if offered is not None:
+        app = offered.beside(app, http_settings)
+    anyio.run(serve_until_signal, coordinators, app, http_settings, listener, serves)
 
 
 def application(coordinators: Coordinators, http_settings: HttpSettings) -> ASGIApp:
@@ -131,71 +155,3 @@ def _connected(coordinators: Coordinators) -> bool:
 def _is_not_disconnect(record: logging.LogRecord) -> bool:
     """Return False for the SDK's log line about a client that disconnected during its request."""
     return record.exc_info is None or not isinstance(record.exc_info[1], ClientDisconnect)
-
-
-class _Uvicorn(uvicorn.Server):
-    """The HTTP server: prints its URL once it serves, and leaves signals to this module."""
-
-    def __init__(self, app: ASGIApp, url: str, http_settings: HttpSettings) -> None:
-        connections = Connections(http_settings.bounds(_max_connections()))
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=cast("type[asyncio.Protocol]", connections.protocol()),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,  # nothing depends on `X-Forwarded-For`, so no proxy has to be trusted
-                limit_concurrency=connections.bounds.connections + 1,
-                timeout_graceful_shutdown=_GRACE_S,
-            )
-        )
-        self._url = url
-
-    async def startup(self, sockets: list[socket] | None = None) -> None:
-        await super().startup(sockets)
-        try:
-            print(encode({"url": self._url}).decode(), flush=True)  # noqa: T201  # of a closed output, nothing
-        except OSError as error:
-            log.warning("serves %s; standard output cannot be written to: %s", self._url, error.strerror)
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-    def stop(self) -> None:
-        """Begin the shutdown. Connections that are closed by it are not logged as errors."""
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        self.handle_exit(signal.SIGTERM, None)  # the event streams of the 2025 era end with this call
-
-
-def _max_connections() -> int:
-    """Return how many connections to serve: fewer than the limit of open files, so that the bus can be dialled."""
-    if sys.platform == "win32":
-        return _MAX_CONNECTIONS
-    import resource  # noqa: PLC0415  # not on Windows
-
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(_MAX_CONNECTIONS, files - _OTHER_FILES))
-
-
-async def _run(coordinators: Coordinators, http_settings: HttpSettings, listener: socket) -> None:
-    with termination() as requested:
-        async with anyio.create_task_group() as group:
-            await group.start(coordinators.run)
-            http = _Uvicorn(application(coordinators, http_settings), http_settings.url(listener), http_settings)
-            group.start_soon(_stop, requested, coordinators, http)
-            await http.serve(sockets=[listener])
-            group.cancel_scope.cancel()
-        end()
-
-
-async def _stop(requested: asyncio.Event, coordinators: Coordinators, http: _Uvicorn) -> None:
-    await requested.wait()
-    for one in coordinators.served:
-        one.end_waits()
-    http.stop()
-    await anyio.sleep(_EXIT_S)
-    end()

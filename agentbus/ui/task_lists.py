@@ -1,0 +1,37 @@
+"""Lists tasks for the page: a part at a time, of one agent or of all, in one state or in any."""
+
+from typing import Final, cast, get_args
+
+from agentbus.coordinator import Coordinator
+from agentbus.errors import ArgumentError
+from agentbus.protocol.ledger_entry import State
+from agentbus.ui.rows import Row, known, task_row
+
+_LISTED: Final = 50
+_SEARCH_S: Final = 2.0
+
+
+async def task_list(bus: Coordinator, *, agent: str | None, state: str | None, cursor: int | None) -> Row:
+    """List the tasks that changed last, from a cursor on.
+
+    Raises:
+        ArgumentError, InvalidIdError, MessageError: what was asked for cannot be.
+        BusError: see `Coordinator.list_tasks`.
+    """
+    if state is not None and state not in get_args(State):
+        raise ArgumentError(f"{state[:40]!r} is no state of a task")
+    found = await bus.list_tasks(
+        agent=agent,
+        state=cast("State | None", state),
+        limit=_LISTED,
+        cursor=cursor,
+        with_results=False,
+        search_s=_SEARCH_S,
+    )
+    return known(
+        tasks=[task_row(one) for one in found.tasks],
+        cursor=found.cursor,
+        partial=True if found.partial else None,
+        reached=found.reached.isoformat() if found.reached else None,
+        unreadable=len(found.unreadable) or None,
+    )
