@@ -44,6 +44,7 @@ class Run(Protocol):
         stop: asyncio.Future[None] | None = None,
         look: Callable[[Exit], None] = lambda _: None,
         on_still_running: Callable[[], None] = lambda: None,
+        no_process_left: Callable[[], None] = lambda: None,
         **limits: float,
     ) -> Exit: ...
 
@@ -99,11 +100,12 @@ async def run(way: str, tmp_path: Path) -> AsyncIterator[Run]:
         stop: asyncio.Future[None] | None = None,
         look: Callable[[Exit], None] = lambda _: None,
         on_still_running: Callable[[], None] = lambda: None,
+        no_process_left: Callable[[], None] = lambda: None,
         **limits: float,
     ) -> Exit:
         run_id = random_token()
         given = {**(dict(os.environ) if env is None else env), RUN_VARIABLE: run_id}
-        command = Command(argv, given, run_id, cwd=cwd, stdin=stdin)
+        command = Command(argv, given, run_id, cwd=cwd, stdin=stdin, no_process_left=no_process_left)
         bounds: dict[str, Any] = {"timeout_s": BOUND_S, "grace_s": MOMENT_S, "keep_bytes": 1 << 20, **limits}
         try:
             async with (
@@ -676,3 +678,10 @@ async def test_without_free_descriptors_a_start_is_an_error_and_leaves_none_open
     assert said.endswith("Too many open files")
     assert open_files() == before
     assert (await run(["true"])).code == 0
+
+
+async def test_that_no_process_is_left_is_known_under_a_supervisor_alone_and_not_where_one_was(run: Run, way: str):
+    known: list[str] = []
+    await run(["sh", "-c", f"sleep {LONG_S} &"], no_process_left=lambda: known.append("one was left"))
+    await run(["true"], no_process_left=lambda: known.append("none was left"))
+    assert known == (["none was left"] if way == "supervised" else [])

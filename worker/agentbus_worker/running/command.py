@@ -160,6 +160,8 @@ class Child:
         self._unended = unended is not None
         code, left = (None, False) if unended else process.finish()
         duration_s = loop.time() - self._started
+        if process.left_nothing:
+            self._command.no_process_left()
         if left:
             self._clearing = asyncio.create_task(process.clear(grace_left_s))
         stdout, stderr = await self._out.finish(), await self._err.finish()

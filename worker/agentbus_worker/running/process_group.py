@@ -58,6 +58,11 @@ class GroupProcess:
         self._cleared = self._cleared or not signal_group(self.pid, 0)
         return code, not self._cleared
 
+    @property
+    def left_nothing(self) -> bool:
+        """Whether it is certain that no process of it is left: never, as one that has left its group is not seen."""
+        return False
+
     async def clear(self, grace_s: float) -> Unended | None:
         """Wait until nothing of it is left, and after `grace_s` end it by SIGKILL; returns what that does not end."""
         for number, timeout_s in ((0, grace_s), (signal.SIGKILL, KILL_TIMEOUT_S), (signal.SIGKILL, _SLOW_S)):

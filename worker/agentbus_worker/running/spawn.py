@@ -41,7 +41,7 @@ class Command:
 
     In `side_file` it writes what it does not print, if it is asked for that; from `answers` it reads what is answered.
     Into `artifacts`, a folder that it makes if it wants to, it puts files that are to be brought home. It works in
-    `clone`, if that is not None.
+    `clone`, if that is not None. `no_process_left` is called if it is certain that it has ended with all its processes.
     """
 
     argv: Sequence[str]
@@ -55,6 +55,7 @@ class Command:
     answers: "AnswerPipe | None" = None
     artifacts: Path | None = None
     clone: "Clone | None" = None
+    no_process_left: Callable[[], None] = lambda: None
 
 
 class Process:

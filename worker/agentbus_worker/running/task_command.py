@@ -114,12 +114,13 @@ async def task_command(
     """
     agent, owner, run_id, tmp = config.agent, attempt.owner, attempt.run_id, places.tmp
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
+    own_folder = places.temporary.of_run(stop)
     pipe = answer_pipe(tmp / f"{run_id}.answers", disk.state, stop) if agent.permissions == "ask" else nullcontext()
     async with (
         place_of_run(
             config, TaskKey(agent.id, task.id, owner), places, attempt.work, conversation, disk.folders, stop
         ) as (workdir, clone),
-        places.temporary.of_run(stop) as own_tmp,
+        own_folder as own_tmp,
         pipe as answers,
     ):
         try:
@@ -145,6 +146,7 @@ async def task_command(
                 answers=answers,
                 artifacts=own_tmp / ARTIFACTS_FOLDER,
                 clone=clone,
+                no_process_left=own_folder.no_process_left,
             )
         finally:
             if file is not None:

@@ -3,7 +3,9 @@
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,93 @@ async def test_each_run_has_a_folder_that_no_other_run_had_or_gets(tmp_path: Pat
             await removed(one)
             await removed(other)
     assert len(set(used)) == len(used)
+
+
+def leave_alone(_: Path) -> None:
+    return
+
+
+def make_a_file(folder: Path) -> None:
+    (folder / "file").touch()
+
+
+def change_mode(folder: Path) -> None:
+    folder.chmod(0o500)
+    folder.chmod(0o700)
+
+
+def make_and_remove_a_file(folder: Path) -> None:
+    (folder / "file").touch()
+    (folder / "file").unlink()
+
+
+def replace(folder: Path) -> None:
+    folder.rename(folder.with_name("moved"))
+    folder.mkdir(mode=0o700)
+
+
+@pytest.mark.parametrize(
+    ("touch", "ended", "again"),
+    [
+        (leave_alone, True, True),
+        (leave_alone, False, False),
+        (make_a_file, True, False),
+        (make_and_remove_a_file, True, False),
+        (change_mode, True, False),
+        (replace, True, False),
+        (Path.rmdir, True, False),
+    ],
+    ids=["nothing", "a process", "a file", "a removed file", "its mode", "another folder", "no folder"],
+)
+async def test_a_later_run_gets_a_folder_that_was_not_touched_and_of_which_no_process_is_left(
+    tmp_path: Path, machine_tmp: Path, touch: Callable[[Path], None], *, ended: bool, again: bool
+):
+    records = tmp_path / "records"
+    records.mkdir()
+    with TemporaryFolders(records) as folders:
+        async with folders.of_run() as first:
+            pass
+        await removed(first)  # from here on another one lies ready
+        ready = time.monotonic()
+        await eventually(lambda: time.monotonic() - ready > 0.06, "the clock of the file system goes on")
+        run = folders.of_run()
+        async with run as second:
+            touch(second)
+            if ended:
+                run.no_process_left()
+        async with folders.of_run() as third:
+            assert (third == second) == again
+            assert third.is_dir()
+            assert not list(third.iterdir())
+
+
+async def test_a_run_that_begins_right_after_its_folder_was_made_is_not_trusted_to_have_left_it_alone(
+    tmp_path: Path, machine_tmp: Path
+):
+    records = tmp_path / "records"
+    records.mkdir()
+    with TemporaryFolders(records) as folders:
+        run = folders.of_run()
+        async with run as first:
+            (first / "file").touch()  # in the same tick of the clock
+            run.no_process_left()
+        async with folders.of_run() as second:
+            assert second != first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only a supervisor knows that no process is left")
+async def test_quick_runs_share_a_folder_that_none_of_them_touches(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, machine_tmp: Path
+):
+    config = worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", 'echo "$TMPDIR"', "agent", "{input}"])
+    told: list[str] = []
+
+    async def again() -> bool:
+        told.append(text(await settled(coordinator, await publish(coordinator, "quick"))))
+        return told[-1] in told[:-1]
+
+    async with worker(config):
+        await eventually(again, "a run has the folder of an earlier one")
 
 
 @pytest.mark.parametrize("left", ["nothing", "a file", "a link"])

@@ -4,6 +4,9 @@ Agents leave files there: logs of errors with the conversation in them, readable
 All of a worker lie in one folder of the machine's temporary folder, whose path is short: sockets of programs lie there,
 too, and the path of a socket has at most a hundred characters. A link in the worker's state folder names it, for the
 worker that comes after a kill.
+
+To make and to remove a folder takes a third as long as a run of nothing, on threads that want Python's lock meanwhile.
+So one that a quick run has not touched, and of which no process is left, is given to a later run.
 """
 
 import asyncio
@@ -19,7 +22,7 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from agentbus.errors import MachineFaultError
 from agentbus.protocol.ids import random_token
@@ -36,6 +39,35 @@ _COLLECTED_S: Final = 0.1
 """How long folders of ended runs are collected, so that a thread is woken for many of quick runs: waking one for each
 run, and waiting for Python's lock beside it, took a sixth of the throughput."""
 _MOST_READY: Final = 64
+_AGED_S: Final = 0.05
+"""How old a folder is before it is seen by the time of its change that a run has touched it: kernels count that time in
+steps of up to ten milliseconds."""
+_QUICK_S: Final = 1.0
+"""Only after so quick a run its folder is looked at: the event loop does so, and what it reads is in memory by then."""
+
+
+class _Status(NamedTuple):
+    """What changes whenever anything is put into a folder, or is changed about the folder itself."""
+
+    device: int
+    number: int
+    mode: int
+    user: int
+    links: int
+    changed_ns: int
+
+    @property
+    def is_precise(self) -> bool:
+        """Whether the file system keeps times that are precise enough: some know seconds only."""
+        return self.changed_ns % 1_000_000 != 0
+
+
+class _Folder(NamedTuple):
+    """A folder as it was made, at a monotonic time."""
+
+    path: Path
+    made: _Status
+    at: float
 
 
 class TemporaryFolders:
@@ -55,10 +87,10 @@ class TemporaryFolders:
         self._closed = False
         self._numbers = itertools.count()
         self._base: Path | None = None
-        self._ready: deque[tuple[float, Path]] = deque()
+        self._ready: deque[tuple[float, _Folder]] = deque()  # with the time since which each lies there
         self._ended: list[Path] = []
 
-    def of_run(self, stop: asyncio.Future[None] | None = None) -> "_FolderOfRun":
+    def of_run(self, stop: asyncio.Future[None] | None = None) -> "FolderOfRun":
         """Make a folder, private to this user, for the length of the block; what is in it goes with it, soon after.
 
         Args:
@@ -67,9 +99,9 @@ class TemporaryFolders:
         Raises:
             MachineFaultError: it cannot be made, or the disk does not answer.
         """
-        return _FolderOfRun(self, stop)
+        return FolderOfRun(self, stop)
 
-    async def take(self, stop: asyncio.Future[None] | None) -> Path:
+    async def take(self, stop: asyncio.Future[None] | None) -> _Folder:
         """Take a folder; see `of_run`."""
         if not self._waiting and (folder := self._take_ready()) is not None:
             return folder
@@ -84,14 +116,30 @@ class TemporaryFolders:
         finally:
             self._waiting -= 1
 
-    def _take_ready(self) -> Path | None:
-        """Return an empty folder that lies ready: where runs are quick, none waits for a thread."""
-        with suppress(IndexError):
-            since, folder = self._ready.pop()
+    def _take_ready(self) -> _Folder | None:
+        """Return an empty folder that lies ready, the oldest one: where runs are quick, none waits for a thread."""
+        while self._ready:
+            since, folder = self._ready.popleft()
             if time.monotonic() - since < _FRESH_S:
                 return folder
-            self._ready.append((since, folder))  # for a thread to remove, with those that are older still
+            self.collect(folder.path)
         return None
+
+    def give_back(self, folder: _Folder, taken_at: float, *, ended: bool) -> None:
+        """Keep the folder of a run for a later one, or remove it, soon.
+
+        Args:
+            taken_at: when the run got it.
+            ended: whether it is certain that no process of the run is left, which would have the path of its own.
+        """
+        now = time.monotonic()
+        aged = folder.made.is_precise and taken_at - folder.at > _AGED_S
+        if ended and aged and now - taken_at < _QUICK_S and len(self._ready) < _MOST_READY:
+            with suppress(OSError):
+                if _status(folder.path) == folder.made:
+                    self._ready.append((now, folder))
+                    return
+        self.collect(folder.path)
 
     def collect(self, folder: Path) -> None:
         """Remove the folder of a run that has ended, soon."""
@@ -128,42 +176,30 @@ class TemporaryFolders:
         _remove_all(left)
 
     def _clear(self, ended: list[Path]) -> None:
-        """Remove folders with what is in them, and make others, so that as many lie ready as runs end in this time.
-
-        Never the same folder again: a process that could not be ended may still have the path of its own.
-        """
+        """Remove folders with what is in them, and make others, so that as many lie ready as runs end in this time."""
         with self._lock:
             if self._closed:
                 return
-            stale = self._take_stale()
             missing = min(len(ended), _MOST_READY) - len(self._ready)
             with suppress(OSError):  # the next run tries it again, and says why it cannot be made
                 if missing > 0:
                     self._ready.append((time.monotonic(), self._make()))
                 for _ in range(missing - 1):
                     self._ready.append((time.monotonic(), self._make_one()))
-        for folder in (*ended, *stale):
+        for folder in ended:
             _remove(folder)
 
-    def _take_stale(self) -> list[Path]:
-        """Take out those that lie ready for too long; the loop takes from the other end meanwhile."""
-        stale: list[Path] = []
-        with suppress(IndexError):
-            while time.monotonic() - self._ready[0][0] >= _FRESH_S:
-                stale.append(self._ready.popleft()[1])
-        return stale
-
-    def _make(self) -> Path:
+    def _make(self) -> _Folder:
         with self._lock:
             if self._base is None or not _is_ours(self._base):  # what clears temporary folders may have taken it
                 self._base = self._new_base()
             return self._make_one()
 
-    def _make_one(self) -> Path:
+    def _make_one(self) -> _Folder:
         assert self._base is not None, "it was made, and looked at, just before"
-        folder = self._base / str(next(self._numbers))
-        folder.mkdir(mode=_OWNER_ONLY)
-        return folder
+        path = self._base / str(next(self._numbers))
+        path.mkdir(mode=_OWNER_ONLY)
+        return _Folder(path, _status(path), time.monotonic())
 
     def _new_base(self) -> Path:
         while True:
@@ -181,21 +217,33 @@ class TemporaryFolders:
                 return base
 
 
-class _FolderOfRun:
+class FolderOfRun:
     """The block of one run; see `TemporaryFolders.of_run`."""
 
     def __init__(self, folders: TemporaryFolders, stop: asyncio.Future[None] | None) -> None:
         self._folders = folders
         self._stop = stop
+        self._ended = False
+
+    def no_process_left(self) -> None:
+        """Note that no process is left that was told of the folder."""
+        self._ended = True
 
     async def __aenter__(self) -> Path:
         self._folder = await self._folders.take(self._stop)
-        return self._folder
+        self._taken_at = time.monotonic()
+        return self._folder.path
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._folders.collect(self._folder)
+        self._folders.give_back(self._folder, self._taken_at, ended=self._ended)
+
+
+def _status(folder: Path) -> _Status:
+    """Read the status of a folder, or of what was put in its place."""
+    found = os.lstat(folder)
+    return _Status(found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_nlink, found.st_ctime_ns)
 
 
 def _remove_all(links: list[Path]) -> None:

@@ -124,6 +124,11 @@ class SupervisedProcess:
             self.release()
         return self._code, self._left
 
+    @property
+    def left_nothing(self) -> bool:
+        """Whether it is certain that no process of it is left: its supervisor has seen all of them end."""
+        return self._cleared.is_set and not self.lost
+
     async def clear(self, grace_s: float) -> Unended | None:
         """Wait until nothing of it is left, and after `grace_s` end it by SIGKILL; returns what that does not end.
 
