@@ -17,6 +17,7 @@ from typing import Final, Self
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.nats_client import Msg
+from agentbus.bus.reading.delivery_inboxes import DeliveryInbox, first_token, open_inbox
 from agentbus.errors import BusUnavailableError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import Headers, is_relayed
@@ -30,6 +31,9 @@ _SILENCE_S: Final = 2 * _HEARTBEAT_S + 1  # how long to wait for a heartbeat: tw
 _MISSING_S: Final = 5.0
 _MISSING_IN_CLUSTER_S: Final = 15.0
 _WAIT: Final = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
+_SHARED_EXPIRES_S: Final = 12.0  # over two heartbeats, as the server wants it
+"""How long the server may keep the request of a consumer that is gone, and with it the consumer: see `open_inbox`."""
+_WAIT_SHARED: Final = {**_WAIT, "expires": int(_SHARED_EXPIRES_S * 1e9)}
 _NO_WAIT: Final = {"no_wait": True}
 _ACK_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+")
 _FIRST_PAUSE_S: Final = 0.05
@@ -47,7 +51,7 @@ class Delivery:
         self._bus = bus
         self._message = message
         tokens = message.reply.split(".")
-        first = _first_token(tokens)
+        first = first_token(tokens)
         self.stream = tokens[first]
         self.num_delivered, self.stream_seq, self.consumer_seq, self._nanoseconds, self.num_pending = map(
             int, tokens[first + 2 : first + 7]
@@ -117,19 +121,10 @@ class Delivery:
         await self._bus.publish(self._message.reply, b"+WPI")
 
 
-def _first_token(tokens: list[str]) -> int:
-    """Return the place of the stream in the tokens of an ack subject.
-
-    $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>; newer servers put the domain
-    and the account before the stream and may add a token at the end.
-    """
-    return 2 if len(tokens) == 9 else 4
-
-
 def consumer_of(reply: str) -> tuple[str, str] | None:
     """Return the stream and the consumer that an ack subject belongs to; None if it is no ack subject."""
     tokens = reply.split(".")
-    first = _first_token(tokens)
+    first = first_token(tokens)
     numbers = tokens[first + 2 : first + 7]
     if tokens[:2] != ["$JS", "ACK"] or len(numbers) < 5 or not all(map(_ACK_TOKEN.fullmatch, tokens[2:])):
         return None
@@ -173,7 +168,8 @@ class PullConsumer:
         self._name = f"the consumer {consumer} of the stream {stream}"
         self._batch = batch
         self._missing_after_s = missing_after_s
-        self._inbox = bus.new_inbox()
+        self._inbox: DeliveryInbox | None = None
+        self._of = (stream, consumer)
         self._arrived: deque[Msg] = deque()
         self._arrival = arrival or asyncio.Event()
         self._clock = asyncio.get_running_loop().time
@@ -189,7 +185,7 @@ class PullConsumer:
         self._missing_since: float | None = None
 
     async def __aenter__(self) -> Self:
-        self._unsubscribe = await self._bus.subscribe(f"{self._inbox}.*", self._receive)
+        self._inbox = await open_inbox(self._bus, self._of, self._receive, may_share=self._batch > 1)
         self._unregister = self._bus.on_reconnect(self._forget_request)
         return self
 
@@ -197,10 +193,15 @@ class PullConsumer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._unregister()
-        await self._unsubscribe()
+        await self._opened.close()
         self.stop_waiting()
         if self._naks:
             await asyncio.wait(self._naks)
+
+    @property
+    def _opened(self) -> DeliveryInbox:
+        assert self._inbox is not None, "a consumer is read inside its `async with` block"
+        return self._inbox
 
     async def next(self) -> Delivery:
         """Wait for the next message, over reconnects and restarts of the server.
@@ -260,7 +261,7 @@ class PullConsumer:
         """Ask the server for the next messages, unless a request is open."""
         self._wanted = self._batch
         if not self._is_open() and not self._arrived and self._clock() >= self._ask_at:
-            await self._request(self._batch, _WAIT)
+            await self._request(self._batch, _WAIT_SHARED if self._opened.shared else _WAIT)
 
     def take(self) -> Delivery | None:
         """Take the oldest message that has arrived; None if there is none.
@@ -315,7 +316,7 @@ class PullConsumer:
         self._requests += 1
         body = encode({"batch": batch, **options})
         try:
-            await self._bus.publish(self._subject, body, reply=f"{self._inbox}.{self._requests}")
+            await self._bus.publish(self._subject, body, reply=f"{self._opened.subject}.{self._requests}")
         except BusUnavailableError:
             return  # the connection broke meanwhile: the next round waits for the next one, or fails
         self._open = batch
@@ -328,7 +329,7 @@ class PullConsumer:
 
     def _on_status(self, message: Msg) -> None:
         """Handle a status of the server. Ignores those for older requests."""
-        if message.subject != f"{self._inbox}.{self._requests}":
+        if message.subject != f"{self._opened.subject}.{self._requests}":
             return
         headers = message.headers or {}
         status, text = headers["Status"], headers.get("Description", "").lower()

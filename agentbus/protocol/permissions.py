@@ -24,7 +24,7 @@ RESERVED: Final = frozenset({ADMINISTRATOR, subjects.COORDINATOR})
 MAX_CONNECTIONS_OF_VIEWERS: Final = 16
 """A viewer is one person, or a program that shows the bus."""
 MAX_SUBSCRIPTIONS_OF_READERS: Final = 256
-"""Of a connection of a party that waits for results: each wait and each inbox that is followed takes one."""
+"""Of a connection of a party that waits for results: earlier versions took one for each wait, list and inbox."""
 
 
 def administrator() -> Party:

@@ -13,7 +13,7 @@ from agentbus.protocol.ledger_entry import Claim, Record, claimed
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.waiting import follow
+from agentbus.tasks.waiting import follow, shared_consumers
 from agentbus.tasks.waiting.watched_tasks import Until
 from support.altered_link import AlteredLink, Whole, altered_link, once
 from support.harness import BOUND_S, eventually
@@ -114,7 +114,7 @@ async def test_only_changes_of_the_tasks_that_are_waited_for_are_delivered(
 async def test_many_tasks_are_waited_for_with_several_consumers_or_with_one_for_all(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, most: int, until: Until
 ):
-    monkeypatch.setattr(follow, "_KEYS_AT_ONCE", 3)
+    monkeypatch.setattr(shared_consumers, "_KEYS_AT_ONCE", 3)
     monkeypatch.setattr(follow, "_MOST_KEYS", most)
     ids = [f"job-{number}" for number in range(8)]
     await concurrently(ids, lambda one: coordinator.publish("code", "x", task_type="test", task_id=one), at_once=8)

@@ -44,8 +44,7 @@ def _of_limit(error: BaseException) -> str | None:
     if "subscriptions exceeded" in str(error).lower():  # the server has closed the connection for it
         return (
             f"takes no more subscriptions of one connection ({_of_dial(error)}); "
-            "each wait and each inbox that is followed has one: "
-            "wait for many tasks in one call, or open several connections"
+            "agentbus needs fewer than 64: raise max_subscriptions of its user, of its account, or of the server"
         )
     return None
 

@@ -4,22 +4,21 @@ Where each agent has a stream, that of each agent is followed by consumers of it
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, Start
-from agentbus.bus.reading.ledger_parts import agent_ledgers, is_divided, name_of, part_of
+from agentbus.bus.pull_consumer import Delivery
+from agentbus.bus.reading.ledger_parts import agent_ledgers, is_divided, name_of
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.parties.ledger_streams import ledger_of
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.lost.lost_tasks import to_look_after
+from agentbus.tasks.waiting.shared_consumers import are_many, followed
 from agentbus.tasks.waiting.watched_tasks import WatchedTasks
 
-_KEYS_AT_ONCE: Final = 200
-"""How many keys one consumer has. Making one takes 0.04 ms of each key with 200, and 0.09 ms with 1000."""
 _MOST_KEYS: Final = 2_000
 """How many tasks are followed by their keys."""
 _ASKED_FOR: Final = 16
@@ -78,21 +77,18 @@ async def follow(bus: Bus, tasks: WatchedTasks, read_since: Mapping[str, int] | 
     Raises:
         BusError: the ledger cannot be followed.
     """
-    keys = tasks.unsettled()
-    if len(keys) == 1 or (bus.reads_whole_ledger and len(keys) <= _MOST_KEYS):
-        try:
-            await _Following(bus, tasks, read_since or {}).of_keys(keys)
-        except PermissionDeniedError:
-            if len(keys) == 1 or not bus.reads_whole_ledger:
-                raise
-            bus.reads_whole_ledger = False
-        else:
-            return
-    await _Following(bus, tasks, read_since or {}).of_all(keys)
+    of_several = bus.reads_whole_ledger
+    try:
+        await _Following(bus, tasks, read_since or {}).until_over()
+    except PermissionDeniedError:
+        if not of_several or bus.reads_whole_ledger:
+            raise
+        # Consumers of several keys were refused, of which this wait may have asked for one.
+        await _Following(bus, tasks, read_since or {}).until_over()
 
 
 class _Following:
-    """Consumers that follow the ledger together, until the tasks are enough."""
+    """Follows the ledger in each of its streams, until the tasks are enough."""
 
     def __init__(self, bus: Bus, tasks: WatchedTasks, read_since: Mapping[str, int]) -> None:
         self._bus = bus
@@ -101,29 +97,10 @@ class _Following:
         self._over = asyncio.Event()
         self._opened: asyncio.Future[datetime | None] = asyncio.get_running_loop().create_future()
 
-    async def of_keys(self, keys: Sequence[TaskKey]) -> None:
-        """Follow these entries alone, which are delivered whole."""
-        parts = [
-            same[at : at + _KEYS_AT_ONCE]
-            for same in await self._by_stream(keys)
-            for at in range(0, len(same), _KEYS_AT_ONCE)
-        ]
-        await self._until_over(*(self._part(part) for part in parts))
-
-    async def of_all(self, keys: Sequence[TaskKey]) -> None:
-        """Follow all entries of the agent, of the owner, or of all, and read those of the tasks that change."""
-        await self._until_over(*(self._whole(same) for same in await self._by_stream(keys)))
-
-    async def _by_stream(self, keys: Sequence[TaskKey]) -> list[list[TaskKey]]:
-        """Return the tasks of each stream."""
-        if not await is_divided(self._bus):
-            return [list(keys)]
-        of_agents: dict[str, list[TaskKey]] = {}
-        for key in keys:
-            of_agents.setdefault(key.agent, []).append(key)
-        return list(of_agents.values())
-
-    async def _until_over(self, *parts: Coroutine[Any, Any, None]) -> None:
+    async def until_over(self) -> None:
+        keys = self._tasks.unsettled()
+        by_keys = len(keys) == 1 or (self._bus.reads_whole_ledger and len(keys) <= _MOST_KEYS)
+        parts = [self._part(stream, same, by_keys=by_keys) for stream, same in await self._by_stream(keys)]
         try:
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(part) for part in parts]
@@ -134,6 +111,15 @@ class _Following:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
+    async def _by_stream(self, keys: Sequence[TaskKey]) -> list[tuple[str, list[TaskKey]]]:
+        """Return the tasks of each stream."""
+        if not await is_divided(self._bus):
+            return [(subjects.STATE_STREAM, list(keys))]
+        of_agents: dict[str, list[TaskKey]] = {}
+        for key in keys:
+            of_agents.setdefault(key.agent, []).append(key)
+        return [(ledger_of(agent), same) for agent, same in of_agents.items()]
+
     async def _look_after(self, now: datetime | None) -> None:
         """Look whether tasks can no longer run. An entry that has just changed is that of one that can."""
         old = to_look_after(self._tasks.unsettled_records(), now)
@@ -141,49 +127,45 @@ class _Following:
             await self._tasks.look_after(self._bus, old)
             self._note()
 
-    async def _part(self, keys: Sequence[TaskKey]) -> None:
-        wanted = [subjects.state(key) for key in keys]
-        alone = wanted[0] if len(wanted) == 1 else None  # the right to follow one key, every user has
-        stream = (await part_of(self._bus, wanted[0])).stream
-        # To begin with the newest entry of several keys, the server would look at all of the ledger.
-        after: Start = "last_per_subject" if alone is not None else self._read_since.get(stream, "new")
-        async with OrderedConsumer(self._bus, stream, alone or wanted, after=after) as consumer:
-            self._note_opened(consumer)
-            if after == "new":
-                await self._read_again(keys)
-            left = {key for key in keys if not self._tasks.is_settled(key)}
+    async def _part(self, stream: str, keys: Sequence[TaskKey], *, by_keys: bool) -> None:
+        """Follow these entries alone, which are delivered whole, or all of their agents and owners."""
+        wide = None if by_keys and not self._has_too_many(stream) else _all_with(keys)
+        mark = self._read_since.get(stream)
+        left = {subjects.state(key): key for key in keys}
+        async with followed(self._bus, stream, tuple(left), mark=mark, wide=wide) as follower:
+            self._note_opened(await follower.opened)
             while left:
-                for change in await consumer.next_several():
-                    self._tasks.take(change.stored)
-                left = {key for key in left if not self._tasks.is_settled(key)}
+                news = await follower.news()
+                if news.read_again:
+                    await self._tasks.read_again(self._bus, [left[one] for one in news.read_again if one in left])
+                await self._take(news.changes, whole=wide is None)
+                for subject in (*news.read_again, *(change.subject for change in news.changes)):
+                    if subject in left and self._tasks.is_settled(left[subject]):
+                        del left[subject]
                 self._note()
 
-    async def _read_again(self, keys: Sequence[TaskKey]) -> None:
-        """Read entries again now that the consumer exists, so that no change falls between the two."""
-        await self._tasks.read_again(self._bus, keys)
-        self._note()
-
-    async def _whole(self, keys: Sequence[TaskKey]) -> None:
-        agents, owners = {key.agent for key in keys}, {key.owner for key in keys}
-        wanted = subjects.states(agents.pop() if len(agents) == 1 else "*", owners.pop() if len(owners) == 1 else None)
-        stream = (await part_of(self._bus, subjects.state(keys[0]))).stream
-        after: Start = self._read_since.get(stream, "new")
-        async with OrderedConsumer(self._bus, stream, wanted, after=after, headers_only=True) as consumer:
-            self._note_opened(consumer)
-            if after == "new":
-                await self._read_again(keys)
-            while not self._tasks.enough:
-                changes = await consumer.next_several()
-                await self._tasks.take_changes(
-                    self._bus, [(one.subject, one.headers, one.stream_seq) for one in changes]
-                )
+    async def _take(self, changes: Sequence[Delivery], *, whole: bool) -> None:
+        if whole:
+            for change in changes:
+                self._tasks.take(change.stored)
+            return
+        await self._tasks.take_changes(self._bus, [(one.subject, one.headers, one.stream_seq) for one in changes])
+        if self._tasks.enough:
             await self._tasks.read_unread(self._bus)
-            self._note()
 
-    def _note_opened(self, consumer: OrderedConsumer) -> None:
+    def _has_too_many(self, stream: str) -> bool:
+        return not self._bus.reads_whole_ledger and are_many(self._bus, stream)
+
+    def _note_opened(self, server_time: datetime | None) -> None:
         if not self._opened.done():
-            self._opened.set_result(consumer.server_time)
+            self._opened.set_result(server_time)
 
     def _note(self) -> None:
         if self._tasks.enough:
             self._over.set()
+
+
+def _all_with(keys: Sequence[TaskKey]) -> str:
+    """Return the filter of all entries of the agent, of the owner, or of all, that these tasks are of."""
+    agents, owners = {key.agent for key in keys}, {key.owner for key in keys}
+    return subjects.states(agents.pop() if len(agents) == 1 else "*", owners.pop() if len(owners) == 1 else None)
