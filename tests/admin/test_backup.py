@@ -47,6 +47,8 @@ async def test_a_restored_bus_continues_where_it_was(tmp_path: Path):
             finished = await publish(coordinator, "say:one", "bytes:5000")
             await done(coordinator, finished)
         queued = await publish(coordinator, "say:two", "say:three")
+        (tmp_path / "file").write_bytes(os.urandom(200_000))  # a run that does not get it as it was sent fails
+        queued.append((await coordinator.publish("code", "say:file", files=[tmp_path / "file"])).id)
         copied = [one.stream async for one in back_up(coordinator.bus, tmp_path / "backup")]
         assert copied == [
             "AGENT_TASKS",

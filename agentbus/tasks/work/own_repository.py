@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from agentbus.errors import GitError, WorkError
+from agentbus.git.object_format import OTHER_FORMAT, SHA1
 from agentbus.git.running import Git
 from agentbus.protocol.work.task_work import ref_fault
 
@@ -25,7 +26,6 @@ class OwnRepository:
 
     git: Git
     objects: Path
-    object_format: str
 
     # -- what it has -------------------------------------------------------------------------------------------------
 
@@ -61,7 +61,7 @@ class OwnRepository:
 
     async def borrowing(self, bare: Path) -> Git:
         """Make a repository without files that has all objects of this one, and nothing else of it."""
-        words = ("init", "--quiet", "--bare", "--template=", f"--object-format={self.object_format}", str(bare))
+        words = ("init", "--quiet", "--bare", "--template=", f"--object-format={SHA1}", str(bare))
         await Git().run(*words, timeout_s=_LOOK_S)
         (bare / "objects" / "info").mkdir(parents=True, exist_ok=True)
         (bare / "objects" / "info" / "alternates").write_text(f"{self.objects.as_posix()}\n", encoding="utf-8")
@@ -162,7 +162,7 @@ async def own_repository(folder: Path) -> OwnRepository:
     """Return the repository that a folder lies in.
 
     Raises:
-        WorkError: it lies in none.
+        WorkError: it lies in none, or in one with object ids of another kind than agents work with.
         GitMissingError: there is no git on this machine.
     """
     git = Git(folder=folder, of_user=True)
@@ -171,8 +171,10 @@ async def own_repository(folder: Path) -> OwnRepository:
         said = " ".join(found.stderr.split()[:40])
         raise WorkError(f"{folder} lies in no repository that git takes ({said}); go into a clone of the repository")
     objects = (folder / found.text).resolve()
-    kind = await git.run("rev-parse", "--show-object-format", timeout_s=_LOOK_S)
-    return OwnRepository(git, objects, kind.text)
+    kind = (await git.run("rev-parse", "--show-object-format", timeout_s=_LOOK_S)).text
+    if kind != SHA1:
+        raise WorkError(f"the repository in {folder} {OTHER_FORMAT}")
+    return OwnRepository(git, objects)
 
 
 def branch_for(task_id: str, name: str | None = None) -> str:

@@ -1,10 +1,13 @@
-"""`agentbus doctor` reports how the replicas of streams in a cluster are."""
+"""`agentbus doctor` reports which streams are missing, and how their replicas in a cluster are."""
 
 from typing import Any
 
 import pytest
 
+from agentbus import Coordinator
+from agentbus.bus.setup import set_up
 from agentbus.protocol.json_codec import decode, encode
+from agentbus.protocol.work import input_names
 from support.altered_link import AlteredLink, Change
 from support.doctor import doctor_in_process
 
@@ -45,3 +48,15 @@ async def test_a_stream_with_one_replica_is_a_warning_and_one_without_a_leader_a
     assert leaderless["verdict"] == "failed"
     assert leaderless["text"].startswith("AGENT_RESULTS has no leader")
     assert "more than half of them" in leaderless["fix"]
+
+
+async def test_an_agent_without_a_bucket_for_what_tasks_bring_is_a_warning_that_says_what_makes_it(
+    link: AlteredLink, coordinator: Coordinator
+):
+    await set_up(coordinator.bus, ["code", "deep"])
+    await coordinator.bus.api(f"STREAM.DELETE.{input_names.stream('deep')}")
+    findings = await doctor_in_process(link.url, "administrator")
+    about = {finding["text"]: finding for finding in findings if "OBJ_AGENT_INPUTS_" in finding["text"]}
+    missing = "the bucket OBJ_AGENT_INPUTS_deep does not exist, so no task can bring files to its agent"
+    assert set(about) == {missing, "the inputs OBJ_AGENT_INPUTS_code is as wanted"}
+    assert (about[missing]["verdict"], about[missing]["fix"]) == ("warning", "agentbus setup, as the administrator")

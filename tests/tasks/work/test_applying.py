@@ -156,6 +156,19 @@ async def test_a_lacking_base_is_named_with_the_fetch_that_brings_it(coordinator
         await take(coordinator, status, other)
 
 
+async def test_a_repository_with_object_ids_of_another_kind_is_refused_with_that(
+    coordinator: Coordinator, tmp_path: Path
+) -> None:
+    _, _, status = await with_work(coordinator, tmp_path)
+    git(tmp_path, "init", "-q", "--object-format=sha256", "other")
+    commit(tmp_path / "other", "x")
+    said = r"the repository in .*other has object ids of SHA-256"
+    with pytest.raises(WorkError, match=said):
+        await take(coordinator, status, tmp_path / "other")
+    with pytest.raises(WorkError, match=said):
+        await coordinator.publish("code", "x", commits_of=tmp_path / "other")
+
+
 async def test_a_task_that_changed_nothing_has_nothing_to_apply(coordinator: Coordinator, tmp_path: Path) -> None:
     _, mine, status = await with_work(coordinator, tmp_path)
     assert status.record.entry.result is not None

@@ -112,12 +112,15 @@ async def test_a_follow_up_goes_on_in_the_clone_and_what_a_cancelled_run_has_lef
         ("nowhere", {}, r"the repository .*/nowhere: git fetch failed: .*does not appear to be a git repository"),
         ("source", {"base": "origin/gone"}, r"the repository .*/source has no branch, tag or commit origin/gone"),
         ("source", {"base": "0" * 39 + "1"}, r"has no branch, tag or commit 0{39}1"),
+        ("sha256", {}, r"the repository .*/sha256 has object ids of SHA-256, and agents work in"),
     ],
 )
 async def test_a_task_without_a_clone_fails_with_what_has_to_be_put_right(
     coordinator: Coordinator, server: NatsServer, tmp_path: Path, source: str, task: dict[str, str], error: str
 ):
     source_repository(tmp_path / "source")
+    git(tmp_path, "init", "-q", "--object-format=sha256", "sha256")
+    git(tmp_path / "sha256", "commit", "-qm", "x", "--allow-empty")
     config = repository_worker(
         tmp_path / "worker", server.url, tmp_path / source, "echo ran", repository={"timeout_seconds": 30, **task}
     )

@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 
 from agentbus.config.sections.repository import RepositorySection
 from agentbus.errors import GitError, MachineFaultError, WorkspaceError
+from agentbus.git.object_format import OTHER_FORMAT
 from agentbus.git.running import Git
 from agentbus_worker.disk.file_lock import try_lock
 from agentbus_worker.disk.threads import DiskThreads
@@ -37,6 +38,8 @@ _REFS: Final = (
     "+refs/remotes/*:refs/remotes/*",
 )
 _POLL_S: Final = 0.05
+_OTHER_FORMAT: Final = "mismatched algorithms"
+"""What git says of a source whose object ids are not of SHA-1."""
 _FETCHED: Final = "fetched"
 _FETCHING: Final = "fetching"
 """Is there while git fetches, and after a worker that was killed meanwhile."""
@@ -85,6 +88,8 @@ class Mirror:
         try:
             found = await self._found(wanted, time.time(), stop, brought=brought)
         except GitError as error:
+            if _OTHER_FORMAT in str(error):
+                raise WorkspaceError(f"the repository {shown} {OTHER_FORMAT}") from None
             raise fault_of(f"the repository {shown}", error, self._folder) from None
         except OSError as error:
             raise fault_of(f"the mirror {self.path} cannot be used", error, self._folder) from None
