@@ -197,6 +197,7 @@ class TaskHandle(TaskWork):
         Raises:
             NotSettledError: the task has no result yet.
             TaskContentMissingError: the bus no longer holds the content of the task.
+            WorkError: another coordinator has sent files or commits with it.
         """
         from agentbus.tasks.retry import retry
 

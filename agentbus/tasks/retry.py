@@ -2,13 +2,14 @@
 
 from agentbus.bus.audit_note import note
 from agentbus.bus.jetstream import Bus
-from agentbus.errors import MessageError, NotSettledError, TaskContentMissingError
+from agentbus.errors import MessageError, NotSettledError, TaskContentMissingError, WorkError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import Task, decode_task
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.timestamps import now
+from agentbus.protocol.work.task_work import sent_with
 from agentbus.tasks.publish import Published, publish
 from agentbus.tasks.status import TaskStatus
 
@@ -17,7 +18,7 @@ async def retry(bus: Bus, status: TaskStatus, publisher: str) -> Published:
     """Publish the content of a settled task again, under a new id, and tell the audit.
 
     Raises:
-        NotSettledError, TaskContentMissingError: see `retry_of`.
+        NotSettledError, TaskContentMissingError, WorkError: see `retry_of`.
         BusError: see `agentbus.tasks.publish.publish`.
     """
     return await bus.begun.finish(_publish(bus, status, retry_of(status, publisher), publisher))
@@ -37,6 +38,7 @@ def retry_of(status: TaskStatus, publisher: str) -> Task:
     Raises:
         NotSettledError: the task has no result yet.
         TaskContentMissingError: the result does not hold the whole content of the task.
+        WorkError: the task brings what only its own publisher can send.
     """
     task_id, result = status.task_id, status.result
     if result is None:
@@ -49,6 +51,11 @@ def retry_of(status: TaskStatus, publisher: str) -> Task:
     if old is None or old.digest() != status.record.entry.digest:
         raise TaskContentMissingError(
             f"the content of the task {task_id} is not known any more; publish it as a new task"
+        )
+    if status.owner != publisher and sent_with(result.task):
+        raise WorkError(
+            f"the task {task_id} brings files or commits that {status.owner} has sent, and workers give them to tasks "
+            f"of {status.owner} alone: have {status.owner} retry it, or publish it as a new task with them"
         )
     mine = subjects.address(publisher)
     route = {} if publisher == COORDINATOR else {"from": mine, "reply_to": mine}

@@ -136,6 +136,12 @@ def files_of(fields: Mapping[str, Json]) -> tuple[SentFile, ...]:
     return files
 
 
+def sent_with(fields: Mapping[str, Json]) -> bool:
+    """Whether the fields of a task name objects in the bucket of its agent, which lie there under its owner."""
+    needs = needs_of(fields)
+    return FILES in needs or (WORK in needs and object_in(fields.get(WORK)).get("bundle") is not None)
+
+
 def with_work(fields: Mapping[str, Json], work: Work | None, files: Sequence[SentFile]) -> dict[str, Json]:
     """Return the fields of a task that brings files, or says from where it starts."""
     needed = [*([WORK] if work is not None else []), *([FILES] if files else [])]

@@ -98,3 +98,21 @@ async def test_what_cannot_be_sent_is_said_before_anything_is_published(
         await coordinator.publish("code", "x", files=[tmp_path / "small"])
     assert (await coordinator.bus.stream_info("AGENT_TASKS")).state.messages == 0
     assert input_names.stream("code") not in await coordinator.bus.stream_names()
+
+
+async def test_a_task_with_files_is_retried_by_its_owner_and_another_is_told_at_once_who_can(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    config = worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", 'cat "$AGENTBUS_INPUTS/a"', "{input}"])
+    alice = Coordinator(coordinator.bus, "alice")
+    async with worker(config):
+        await eventually(lambda: has_files_worker(coordinator), "the worker takes files")
+        task = await alice.publish("code", "look", files=[tmp_path / "a"])
+        await task.result(timeout_s=BOUND_S)
+        again = await (await alice.task(task.id).retry()).result(timeout_s=BOUND_S)
+        assert (again.status, again.result) == ("completed", "content"), again.error
+        published = (await coordinator.bus.stream_info("AGENT_TASKS")).state.last_seq
+        with pytest.raises(WorkError, match=r"brings files or commits that alice has sent, .*: have alice retry it"):
+            await coordinator.task(task.id).retry()
+    assert (await coordinator.bus.stream_info("AGENT_TASKS")).state.last_seq == published
