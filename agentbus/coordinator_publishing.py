@@ -138,7 +138,8 @@ class CoordinatorPublishing:
         They are taken from `tasks` as the bus stores earlier ones, so there may be any number. What fails for one does
         not keep the others from being published, but for a bus that is away: once a publication has waited for it in
         vain, those behind it fail at once until it is back. Ended early, by a cancellation or with `aclose`, nothing
-        new is begun, and what is under way is finished or taken back, as by `publish`.
+        new is begun, and what is under way is finished or taken back, as by `publish`. Of tasks with files, four send
+        theirs at a time, and a file that several bring to one agent is sent once.
 
         Args:
             batch: tasks without a `task_id` get one made of this name and of their content, so that publishing the

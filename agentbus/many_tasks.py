@@ -1,10 +1,12 @@
 """Publishing many tasks: so many at a time that the bus has always work, each with its own outcome."""
 
+import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
@@ -15,10 +17,15 @@ from agentbus.protocol.json_codec import Json
 from agentbus.protocol.messages import PayloadFormat, Task, new_task
 from agentbus.task_handle import DEFAULT_TASK_TYPE, PublishedTask, TaskFailure
 from agentbus.tasks.publish import publish
+from agentbus.tasks.work.attachments import Attachments
+from agentbus.tasks.work.input_store import StoredInputs
+from agentbus.tasks.work.sending import task_with
 
 AT_ONCE: Final = 32
 """How many publications are under way at the same time. With more, none is faster, and the event loop stands for longer
 when the server answers them all at once."""
+_SENDING: Final = 4
+"""How many tasks with files send them at the same time: each reads its files and takes its share of the connection."""
 _DIGEST_CHARS: Final = 32
 """128 bits: two tasks of a bus do not meet by chance."""
 
@@ -35,6 +42,9 @@ class NewTask:
     reply_to: str | None = None
     task_id: str | None = None
     group: str | None = None
+    files: tuple[Path, ...] = ()
+    base: str | None = None
+    branch: str | None = None
 
 
 class ManyTasks:
@@ -52,6 +62,8 @@ class ManyTasks:
         self._batch = batch
         self._times = Counter[str]()
         self._away = False
+        self._sending = asyncio.Semaphore(_SENDING)
+        self._stored = StoredInputs()
 
     async def all(
         self, tasks: Iterable[NewTask] | AsyncIterable[NewTask]
@@ -65,10 +77,18 @@ class ManyTasks:
         """Publish a task; return what became of it."""
         task_id, agent = wanted.task_id or "", wanted.to
         try:
-            task = self._task(wanted)
-            task_id, agent = task.id, task.agent
+            task, attachments = self._task(wanted), Attachments(wanted.files, wanted.base, wanted.branch)
+            by_content = wanted.task_id is None and self._batch is not None
+            if by_content and not attachments:
+                task = self._with_id(task)
+            task_id, agent = "" if by_content and attachments else task.id, task.agent
             if self._away and not self._bus.connected:
-                raise BusUnavailableError(f"the bus is away; the task {task.id} was not published")
+                raise BusUnavailableError(f"the bus is away; the task {task_id} was not published")
+            if attachments:  # they are a part of what the task is
+                async with self._sending:
+                    task = await task_with(self._bus, task, attachments, self._coordinator, self._stored)
+                task = self._with_id(task) if by_content else task
+                task_id = task.id
             published = await publish(self._bus, task, self._coordinator)
         except AgentBusError as error:
             self._away = isinstance(error, BusUnavailableError)
@@ -76,19 +96,18 @@ class ManyTasks:
         return PublishedTask(self._bus, published, coordinator=self._coordinator)
 
     def _task(self, wanted: NewTask) -> Task:
-        by_content = wanted.task_id is None and self._batch is not None
-        task = new_task(
+        return new_task(
             to=wanted.to,
             content=wanted.content,
             task_type=wanted.task_type,
             payload_format=wanted.payload_format,
             sender=wanted.sender or self._coordinator,
             reply_to=wanted.reply_to,
-            task_id=self._batch if by_content else wanted.task_id,  # until the content is known
+            task_id=wanted.task_id or self._batch,  # that of the batch until the content is known
             group=wanted.group,
         )
-        if not by_content:
-            return task
+
+    def _with_id(self, task: Task) -> Task:
         digest = task.digest()
         self._times[digest] += 1
         return task.model_copy(update={"id": _id_of(task.id, digest, self._times[digest])})

@@ -177,3 +177,33 @@ async def test_the_event_loop_never_stands_while_many_are_published(coordinator:
     done.set()
     await watching
     assert longest < 0.15, "50 ms on a machine that does nothing else; with all at once it is several times as long"
+
+
+async def test_tasks_bring_files_which_are_sent_once_and_are_a_part_of_what_a_task_is(
+    coordinator: Coordinator, tmp_path: Path
+):
+    await set_up(coordinator.bus, ["code"])
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"1" * 300_000)
+    two.write_bytes(b"2")
+    tasks = [
+        NewTask("code", "x", files=(one,)),
+        NewTask("code", "x", files=(two,)),
+        NewTask("code", "x", base="main", branch="fix"),
+        NewTask("code", "x"),
+        NewTask("code", "again", files=(one, two)),
+    ]
+    first = await published(coordinator, tasks, "nightly")
+    stored = (await coordinator.bus.stream_info("OBJ_AGENT_INPUTS_code")).state
+    assert stored.bytes < 400_000
+    assert len({task.id for task in first}) == len(tasks)
+    brought = [task.message.model_extra or {} for task in first]
+    assert [[file["name"] for file in fields.get("files", ())] for fields in brought] == [
+        ["one"], ["two"], [], [], ["one", "two"],
+    ]  # fmt: skip
+    assert brought[2]["work"] == {"base": "main", "branch": "fix"}
+    again = await published(coordinator, tasks, "nightly")
+    assert [(task.id, task.known) for task in again] == [(task.id, True) for task in first]
+    [missing] = [one async for one in coordinator.publish_many([NewTask("code", "x", files=(tmp_path / "no",))])]
+    assert isinstance(missing, TaskFailure)
+    assert "cannot be read: No such file" in str(missing.error)

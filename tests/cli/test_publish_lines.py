@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -260,3 +261,36 @@ async def test_a_line_for_an_agent_that_the_bus_has_never_seen_is_refused_alone(
     assert "did you mean code?" in told[0]["error"]
     ran, told = await publish_lines(server, lines, "--new-agent")
     assert (ran.code, [one["agent"] for one in told]) == (0, ["cod", "cod", "code"])
+
+
+async def test_lines_name_files_below_one_folder_that_the_command_allows_and_no_others(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+    shared = tmp_path / "shared"
+    (shared / "logs").mkdir(parents=True)
+    (shared / "logs" / "a").write_bytes(b"a")
+    (tmp_path / "secret").write_bytes(b"s3cret")
+    (shared / "link").symlink_to(tmp_path / "secret")
+    (shared / "out").symlink_to(tmp_path)
+    refused = ["../secret", str(tmp_path / "secret"), "link", "out/secret", ".git/config", "none"]
+    lines = [
+        {"content": "x", "files": ["logs", "logs/a"], "base": "main"},
+        *({"content": "x", "files": [name]} for name in refused),
+        {"content": "x", "files": "logs"},
+        {"content": "x", "base": "--upload-pack=x"},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    ran, [first, *others] = await publish_lines(server, text, "--attach", str(shared), "--branch", "fix")
+    assert ran.code == 1
+    assert [one["line"] for one in others if "error" in one] == list(range(2, len(lines) + 1))
+    stored = await coordinator.bus.message_without_headers(subjects.TASKS_STREAM, 1)
+    assert stored is not None
+    task: Any = json.loads(stored.data)
+    assert first["state"] == "queued"
+    assert [one["name"] for one in task["files"]] == ["logs/a", "a"]
+    assert task["work"] == {"base": "main", "branch": "fix"}
+    _, [told] = await publish_lines(server, b'{"content": "x", "files": ["logs"]}')
+    assert "name the folder below which lines may name files, with --attach" in told["error"]
+    wrong, _ = await publish_lines(server, b"", "--send-commits")
+    assert (wrong.code, "--lines sends no commits" in wrong.err) == (2, True)

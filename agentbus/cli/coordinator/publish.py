@@ -9,6 +9,7 @@ from agentbus.cli import lazy, output
 from agentbus.cli.coordinator.publishing import content as contents
 from agentbus.cli.coordinator.publishing.attaching import (
     attachment_options,
+    of_lines,
     take_attachments,
     tell_of_uncommitted,
 )
@@ -65,7 +66,8 @@ prints one line for each line, with its number and the id of its task or what is
     "--lines",
     is_flag=True,
     help="Publish a task for each line of standard input, a JSON object with content, to, task_type, task_id, from, "
-    "reply_to, payload_fmt and group; the options are for lines that leave them out.",
+    "reply_to, payload_fmt, group, files, base and branch; the options are for lines that leave them out. --attach "
+    "names the folder below which lines may name files.",
 )
 @click.option(
     "--batch",
@@ -114,11 +116,10 @@ def publish(
     """
     attachments = take_attachments(options)
     _check_usage(content, batch, lines=lines, continued=continued, fresh=fresh, **options)
-    if lines and attachments is not None:
-        raise click.UsageError("--lines sends no files and no commits.", click.get_current_context())
     if lines:
         del options["wait"], options["timeout_s"]
-        lazy.publish_lines.run(nats_url, config, batch, payload_fmt=payload_fmt, **options)
+        brings = of_lines(attachments)
+        lazy.publish_lines.run(nats_url, config, batch, payload_fmt=payload_fmt, **brings, **options)
         return
     value = contents.read_content(content, payload_fmt)
     work = _publish if continued is None else partial(_follow_up, continued=continued, fresh=fresh)

@@ -44,6 +44,7 @@ class LinePublisher:
         over: nothing more is told.
         agents: those that tasks were published for, in order.
         new_agents: tasks are also published for agents that the bus has never seen.
+        folder: the one below which lines may name files.
     """
 
     bus: Coordinator
@@ -57,6 +58,7 @@ class LinePublisher:
     over: bool = False
     agents: dict[str, None] = field(default_factory=dict[str, None])
     new_agents: bool = False
+    folder: Path | None = None
     _looked_for: dict[str, "asyncio.Task[None]"] = field(default_factory=dict[str, "asyncio.Task[None]"])
 
     async def run(self) -> None:
@@ -98,7 +100,7 @@ class LinePublisher:
 
     async def _one(self, many: ManyTasks, line: Line) -> dict[str, Json]:
         try:
-            wanted = read_task(line, self.defaults)
+            wanted = read_task(line, self.defaults, self.folder)
         except AgentBusError as error:
             return {"line": line.number, "error": str(error)}
         if (refusal := await self._refusal(wanted.to)) is not None:
@@ -195,6 +197,7 @@ def run(
     *,
     targets: tuple[str, ...],
     new_agent: bool,
+    folder: Path | None,
     **options: Any,
 ) -> None:
     """Run the command; its other options are what lines mean that leave them out."""
@@ -203,6 +206,6 @@ def run(
     defaults = {name: value for name, value in given.items() if value is not None and name != "sender"}
 
     async def publish(bus: Coordinator) -> None:
-        await LinePublisher(bus, defaults, batch or DEFAULT_BATCH, new_agents=new_agent).run()
+        await LinePublisher(bus, defaults, batch or DEFAULT_BATCH, new_agents=new_agent, folder=folder).run()
 
     session.run_connected(nats_url, config, publish)

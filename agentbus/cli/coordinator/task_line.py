@@ -1,19 +1,24 @@
 """Reads lines of JSON as tasks that are to be published, for `agentbus task publish --lines`."""
 
 import codecs
+import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, cast
 
 from agentbus.errors import MessageError
 from agentbus.many_tasks import NewTask
 from agentbus.protocol.json_codec import Json, decode, refuse_changes
 from agentbus.protocol.messages import PayloadFormat
+from agentbus.protocol.work.file_names import name_fault
+from agentbus.protocol.work.task_work import MAX_FILES
 from agentbus.task_handle import DEFAULT_TASK_TYPE
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """Of one line: twice the largest task of a bus as `agentbus init` makes it, because JSON may escape characters."""
-_FIELDS: Final = ("content", "to", "task_type", "task_id", "from", "reply_to", "payload_fmt", "group")
+_TEXTS: Final = ("to", "task_type", "task_id", "from", "reply_to", "payload_fmt", "group", "base", "branch")
+_FIELDS: Final = ("content", *_TEXTS, "files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +57,12 @@ class LineSplitter:
             self._held += part
 
 
-def read_task(line: Line, defaults: Mapping[str, str]) -> NewTask:
+def read_task(line: Line, defaults: Mapping[str, str], folder: Path | None = None) -> NewTask:
     """Read the task in a line.
 
     Args:
         defaults: what a line means that leaves a field out.
+        folder: the one below which lines may name files; None if they may name none.
 
     Raises:
         MessageError: it is no task; the message says why.
@@ -66,7 +72,7 @@ def read_task(line: Line, defaults: Mapping[str, str]) -> NewTask:
     fields = _object(line.data)
     if unknown := [name for name in fields if name not in _FIELDS]:
         raise MessageError(f"unknown field {unknown[0][:60]!r}; there are {', '.join(_FIELDS)}")
-    given = {name: _text(fields, name) for name in _FIELDS if name != "content"}
+    given = {name: _text(fields, name) for name in _TEXTS}
     texts = {**defaults, **{name: text for name, text in given.items() if text is not None}}
     if "to" not in texts:
         raise MessageError("to is missing: name it in the line, or with --to")
@@ -79,7 +85,30 @@ def read_task(line: Line, defaults: Mapping[str, str]) -> NewTask:
         texts.get("reply_to"),
         texts.get("task_id"),
         texts.get("group"),
+        _files(fields, folder),
+        texts.get("base"),
+        texts.get("branch"),
     )
+
+
+def _files(fields: dict[str, Json], folder: Path | None) -> tuple[Path, ...]:
+    """Return the paths of the files of a line: who has written it may not be who owns the files of this machine."""
+    value = fields.get("files")
+    if value is None:
+        return ()
+    listed = cast("list[Json]", value) if isinstance(value, list) else []
+    names = [name for name in listed if isinstance(name, str)]
+    if not listed or len(names) != len(listed) or len(names) > MAX_FILES:
+        raise MessageError(f"files is no list of 1 to {MAX_FILES} strings")
+    if folder is None:
+        raise MessageError("files: name the folder below which lines may name files, with --attach")
+    real = Path(os.path.realpath(folder))
+    for name in names:
+        if (fault := name_fault(name)) is not None:
+            raise MessageError(f"files: {name[:200]!r} is no name of a file or folder below that of --attach: {fault}")
+        if Path(os.path.realpath(real / name)) != real / name:
+            raise MessageError(f"files: {name[:200]!r} leads through a link")
+    return tuple(real / name for name in names)
 
 
 def _payload_fmt(text: str) -> PayloadFormat:

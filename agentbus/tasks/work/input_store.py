@@ -3,9 +3,10 @@
 The task names each object with its size and SHA-256, which decide: what lies under the name is nothing else.
 """
 
+import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import CorruptFileError, FileMissingError, PermissionDeniedError, SetupMissingError, WorkError
@@ -13,6 +14,22 @@ from agentbus.protocol.ids import random_token
 from agentbus.protocol.work import input_names
 from agentbus.protocol.work.task_work import SentObject
 from agentbus.tasks.output_store import Place, put_object, read_description
+
+
+class StoredInputs:
+    """What one publisher has stored, so that a file that several tasks bring to one agent is stored once."""
+
+    def __init__(self) -> None:
+        self._storing: dict[tuple[str, str], asyncio.Lock] = {}
+        self._stored: dict[tuple[str, str], SentObject] = {}
+
+    async def once(self, agent: str, sha256: str, put: Callable[[], Awaitable[SentObject]]) -> SentObject:
+        """Return what is stored for an agent under this digest; `put` stores it where nothing is."""
+        key = agent, sha256
+        async with self._storing.setdefault(key, asyncio.Lock()):
+            if key not in self._stored:
+                self._stored[key] = await put()
+            return self._stored[key]
 
 
 async def put_input(bus: Bus, agent: str, owner: str, name: str, chunks: AsyncIterable[bytes]) -> SentObject:

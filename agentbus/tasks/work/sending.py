@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,7 @@ from agentbus.protocol.work.task_work import (
 from agentbus.tasks.output_store import chunk_bytes
 from agentbus.tasks.presence import present
 from agentbus.tasks.work.attachments import Attachments
-from agentbus.tasks.work.input_store import put_input
+from agentbus.tasks.work.input_store import StoredInputs, put_input
 from agentbus.tasks.work.own_repository import own_repository
 
 SENT_BRANCH: Final = "refs/heads/sent"
@@ -52,10 +53,19 @@ class _Local:
     sha256: str
 
 
-async def task_with(bus: Bus, task: Task, attachments: Attachments, publisher: str) -> Task:
+async def task_with(
+    bus: Bus,
+    task: Task,
+    attachments: Attachments,
+    publisher: str,
+    stored: StoredInputs | None = None,
+) -> Task:
     """Return the task with what it brings, which lies on the bus then.
 
     Sent again for the same task, it is the same task.
+
+    Args:
+        stored: what lies on the bus already; gets what is sent.
 
     Raises:
         WorkError: a file cannot be read or sent, they are too many or too large, a name is none, there is no such
@@ -76,16 +86,22 @@ async def task_with(bus: Bus, task: Task, attachments: Attachments, publisher: s
     if sum(one.bytes for one in files) > left:
         raise WorkError(_TOO_MUCH)
     sent: list[SentFile] = []
+    known = stored or StoredInputs()
     for one in files:
-        stored = await put_input(bus, task.agent, publisher, one.sha256, _pieces(one.path, chunk_bytes(bus)))
-        if stored.sha256 != one.sha256:
-            raise WorkError(f"{one.path} was changed while it was sent; nothing was published")
-        sent.append(SentFile(name=one.name, **stored.model_dump()))
+        found = await known.once(task.agent, one.sha256, partial(_put, bus, task.agent, publisher, one))
+        sent.append(SentFile(name=one.name, **found.model_dump()))
     made = decode_task(encode(with_work(task.to_json(), work, sent)))
     fields = made.model_extra or {}
     work_of(fields)
     files_of(fields)
     return made
+
+
+async def _put(bus: Bus, agent: str, publisher: str, file: _Local) -> SentObject:
+    stored = await put_input(bus, agent, publisher, file.sha256, _pieces(file.path, chunk_bytes(bus)))
+    if stored.sha256 != file.sha256:
+        raise WorkError(f"{file.path} was changed while it was sent; nothing was published")
+    return stored
 
 
 async def _check_workers(bus: Bus, agent: str, needs: Sequence[str]) -> None:

@@ -47,6 +47,25 @@ def take_attachments(options: dict[str, Any]) -> "Attachments | None":
     return _attachments(**brings) if any(brings.values()) else None
 
 
+def of_lines(attachments: "Attachments | None") -> "dict[str, Any]":
+    """Return what the options mean for `--lines`: the folder of the files that lines name, and defaults of lines.
+
+    Raises:
+        UsageError: they mean nothing for many tasks.
+    """
+    files = attachments.files if attachments is not None else ()
+    faults = {
+        "--lines sends no commits.": attachments is not None and attachments.commits_of is not None,
+        "With --lines, --attach names one folder, below which lines may name files.": len(files) > 1
+        or any(not path.is_dir() for path in files),
+    }
+    for fault, is_there in faults.items():
+        if is_there:
+            raise click.UsageError(fault, click.get_current_context())
+    named = {"base": attachments.base, "branch": attachments.branch} if attachments is not None else {}
+    return {**named, "folder": next(iter(files), None)}
+
+
 def _attachments(
     attached: "tuple[Path, ...]", base: str | None, branch: str | None, *, send_commits: bool
 ) -> "Attachments":
