@@ -90,3 +90,17 @@ async def _each(items: Iterable[_Item] | AsyncIterable[_Item]) -> AsyncGenerator
 
 def _drained(queue: asyncio.Queue[_Item]) -> list[_Item]:
     return [queue.get_nowait() for _ in range(queue.qsize())]
+
+
+async def until_one_ends(*works: Coroutine[Any, Any, Any]) -> None:
+    """Run coroutines at the same time until one of them ends, and cancel the others; raises what one has raised."""
+    running = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in running:
+            task.cancel()
+        found = await asyncio.gather(*running, return_exceptions=True)
+    for outcome in found:
+        if isinstance(outcome, Exception):
+            raise outcome

@@ -31,6 +31,7 @@ AgentBusError
 ├── GitError                    a git command failed, or did not end in time
 │   ├── GitMissingError         there is no git on this machine
 │   └── GitTooLargeError        a git command has printed more than is taken
+├── NotDeliveredError           a notification was not taken where it was sent
 ├── LeaseLostError              another worker has the task; nothing more may be sent for it
 ├── DemoError                   a step of `agentbus demo` went wrong
 ├── FakeAgentError              the worker of a fake agent of `agentbus.testing` did not start
@@ -187,6 +188,10 @@ class GitMissingError(GitError):
 
 class GitTooLargeError(GitError):
     """A git command has printed more than is taken; it was ended."""
+
+
+class NotDeliveredError(AgentBusError):
+    """A notification was not taken where it was sent."""
 
 
 class LeaseLostError(AgentBusError):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         task_log,
         task_search,
     )
+    from agentbus.cli.coordinator.events import notifying, watching
     from agentbus.cli.coordinator.publishing import answer, awaited, following, new_agents
     from agentbus.cli.coordinator.showing import agent_rows, task_rows, task_view
     from agentbus.cli.demo import scenario
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from agentbus.provision.bus_folder import folder, new_bus, server_certificates, server_folder
     from agentbus.provision.services import choice, worker_service
     from agentbus.tasks import agent_pauses, follow_ups
+    from agentbus.tasks.events import task_event
     from agentbus.tasks.listing import spending, task_list, wanted
     from agentbus.tasks.progress import last
     from agentbus.tasks.work import applying, artifacts, attachments, comparison, own_repository, sending
@@ -70,6 +72,7 @@ else:
             "cost_report", "figures", "inbox_line", "publish_lines", "question_list", "status_tables", "task_log",
             "task_search",
         ],
+        "agentbus.cli.coordinator.events": ["notifying", "watching"],
         "agentbus.cli.coordinator.publishing": ["answer", "awaited", "following", "new_agents"],
         "agentbus.cli.coordinator.showing": ["agent_rows", "task_rows", "task_view"],
         "agentbus.cli.demo": ["scenario"],
@@ -84,6 +87,7 @@ else:
         "agentbus.provision.bus_folder": ["folder", "new_bus", "server_certificates", "server_folder"],
         "agentbus.provision.services": ["choice", "worker_service"],
         "agentbus.tasks": ["agent_pauses", "follow_ups"],
+        "agentbus.tasks.events": ["task_event"],
         "agentbus.tasks.listing": ["spending", "task_list", "wanted"],
         "agentbus.tasks.progress": ["last"],
         "agentbus.tasks.work": [

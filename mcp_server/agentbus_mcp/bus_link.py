@@ -1,18 +1,21 @@
 """Keeps a connection to the bus: dials in the background, for as long as the process lives."""
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Self
 
 import anyio
+from anyio import to_thread
 
 from agentbus.bus.jetstream import Bus
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError, BusUnavailableError
+from agentbus.notify.session_tasks import PublishedTasks
 from agentbus.protocol.roles import Role, default_role
+from agentbus.task_handle import TaskHandle
 
 log = logging.getLogger("agentbus.mcp")
 
@@ -34,17 +37,19 @@ class BusLink:
         folders: Sequence[Path] = (),
         on_reconnect: Callable[[], None] = lambda: None,
         label: str = "",
+        published: PublishedTasks | None = None,
     ) -> None:
         """Make a link of a coordinator; `on_reconnect` is called each time a lost connection is restored.
 
         The role is as for `Coordinator`. `folders` are those of this machine that its tools may use. The lines that it
-        logs begin with `label`.
+        logs begin with `label`. `published` keeps the tasks of the one session of a host that this serves.
         """
         self._label = label
         self._settings = settings
         self._agent = agent
         self.role: Role = role or default_role(agent)
         self.folders: tuple[Path, ...] = tuple(folders)
+        self._published = published
         self._bus: Bus | None = None
         self._up = anyio.Event()
         self._wanted = anyio.Event()
@@ -96,6 +101,16 @@ class BusLink:
             f"no connection to the bus: {self._state}. For a bus elsewhere check --nats-url, AGENTBUS_NATS_URL or "
             "coordinator.toml. This MCP server keeps trying: call again once the bus is up"
         )
+
+    async def note_published(self, tasks: Iterable[TaskHandle]) -> None:
+        """Note tasks for the monitor of the session that has published them, if one session is served."""
+        if self._published is not None:
+            await to_thread.run_sync(self._published.note, [(task.agent, task.id) for task in tasks if task.agent])
+
+    async def note_seen(self, tasks: Iterable[tuple[str, str]]) -> None:
+        """Note tasks, each an agent and an id, whose results the model of that session has read."""
+        if self._published is not None and (seen := list(tasks)):
+            await to_thread.run_sync(self._published.saw, seen)
 
     async def close(self) -> None:
         """Send what is buffered and close, within two seconds, even when cancelled."""

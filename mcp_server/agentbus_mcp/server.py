@@ -24,6 +24,7 @@ from agentbus_mcp.notifications.resource_changes import ResourceChanges
 from agentbus_mcp.notifications.sessions import Sessions, add_resource_subscriptions
 from agentbus_mcp.operations.waits import Waits
 from agentbus_mcp.prompts import add_prompts
+from agentbus_mcp.replies.results import results_in
 from agentbus_mcp.resources.completions import add_completions
 from agentbus_mcp.resources.registry import add_resources
 from agentbus_mcp.sanitize import clip, printable
@@ -85,6 +86,7 @@ class Server(MCPServer[Any]):
             about: what else it tells clients of itself.
         """
         self._waits = waits or Waits()
+        self._bus_link = bus_link
         self._bus_events = BusEvents(bus_link)
         changes = ResourceChanges(self._bus_events, bus_link.agent)
         self._sessions, events = Sessions(changes), InMemorySubscriptionBus()
@@ -153,6 +155,7 @@ class Server(MCPServer[Any]):
             call.outcome = "ok"
             if isinstance(answer, CallToolResult):
                 self._metrics.answered(answer.structured_content)
+                await self._bus_link.note_seen(results_in(answer.structured_content))
             return answer
 
     async def _call_tool(

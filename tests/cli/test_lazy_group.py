@@ -19,6 +19,7 @@ from agentbus.cli.lazy_group import LazyCommand, LazyGroup
 CLICK = tuple(int(part) for part in importlib.metadata.version("click").split(".")[:2])
 HOMES = (
     "agentbus.cli.coordinator",
+    "agentbus.cli.coordinator.events",
     "agentbus.cli.coordinator.publishing",
     "agentbus.cli.demo",
     "agentbus.cli.machine",

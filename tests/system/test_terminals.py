@@ -143,6 +143,8 @@ ELSEWHERE: Final = {
     "worker run": "test_the_log_of_a_worker_on_a_terminal",
     "worker init": "test_a_bundle_that_another_party_made",
     "coordinator init": "test_a_bundle_that_another_party_made",
+    "watch": "test_events_on_a_terminal",
+    "notify": "test_events_on_a_terminal",
 }
 """Commands that take more than a line here, and the test that runs them."""
 LOCAL: Final = {
@@ -208,6 +210,22 @@ async def test_no_command_that_reads_lets_text_of_others_act_on_a_terminal(groun
 async def test_no_command_that_acts_lets_text_of_others_act_on_a_terminal(ground: Ground, env: dict[str, str]):
     for name, shows in ACTING.items():
         await run_all(ground, {name: shows}, env)
+
+
+async def test_events_on_a_terminal(ground: Ground, env: dict[str, str]):
+    position = {"at": "2020-01-01T00:00:00+00:00"}
+    (ground.folder / "watch.json").write_text(json.dumps(position), encoding="utf-8")
+    (ground.folder / "notify.json").write_text(json.dumps({"position": position}), encoding="utf-8")
+    for name, more in (
+        ("watch", ["--position", str(ground.folder / "watch.json")]),
+        ("notify", ["--exec", "cat /nonexistent", "--state", str(ground.folder / "notify.json")]),
+    ):
+        argv = ["-m", "agentbus", name, "--nats-url", ground.url, *more]
+        async with terminal(argv, env=env) as running:
+            await running.until_shown("needs_approval" if name == "notify" else "asks for an approval")
+            running.child.send_signal(signal.SIGINT)
+        assert acting(running.shown) == []
+        assert "Traceback" not in running.shown
 
 
 async def test_the_log_of_a_worker_on_a_terminal(ground: Ground, env: dict[str, str]):

@@ -66,14 +66,7 @@ def make_worker_service(config: WorkerConfig, config_file: Path, user: str) -> W
         ConfigError: a path has a character that needs quoting, which differs from manager to manager; or one in the
             configuration is relative, and the service would look for it in another folder.
     """
-    suffix = ".exe" if sys.platform == "win32" else ""
-    program = Path(sysconfig.get_path("scripts")) / f"agentbus{suffix}"
-    if not program.is_file():
-        named = shutil.which("agentbus")
-        if named is None:
-            raise ConfigError(f"there is no agentbus in {program.parent} or on PATH; install agentbus-mcp first")
-        program = Path(named)
-    service = WorkerService(config, config_file.absolute(), program, user)
+    service = WorkerService(config, config_file.absolute(), program_of(), user)
     for path in (service.program, service.config_file, config.worker.state_dir, config.log.dir):
         if unsafe := _UNSAFE.search(str(path)):
             raise ConfigError(f"{path} has {unsafe.group()!r} in it; move it to a path without blanks, quotes or %")
@@ -83,6 +76,22 @@ def make_worker_service(config: WorkerConfig, config_file: Path, user: str) -> W
                 f"{key} is {str(path)!r}, and a service does not start in this folder; write the whole path"
             )
     return service
+
+
+def program_of() -> Path:
+    """Return the `agentbus` of the installation that runs now.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    suffix = ".exe" if sys.platform == "win32" else ""
+    program = Path(sysconfig.get_path("scripts")) / f"agentbus{suffix}"
+    if program.is_file():
+        return program
+    named = shutil.which("agentbus")
+    if named is None:
+        raise ConfigError(f"there is no agentbus in {program.parent} or on PATH; install agentbus-mcp first")
+    return Path(named)
 
 
 def _paths(config: WorkerConfig) -> Iterator[tuple[str, Path]]:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Final
+from typing import Final, cast
 
 import anyio
 
@@ -56,3 +56,18 @@ async def open_consumer(
     finally:
         with anyio.move_on_after(_CLOSE_S, shield=True):
             await consumer.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def raising_the_first() -> AsyncGenerator[None]:
+    """Raise the first of the errors that the tasks of a group have ended with, as it is."""
+    try:
+        yield
+    except BaseExceptionGroup as failed:
+        raise _first_of(failed) from None
+
+
+def _first_of(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error

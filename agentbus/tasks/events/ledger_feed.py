@@ -4,8 +4,7 @@ What comes and goes disturbs no other stream: each is followed by a task of its 
 streams there are.
 """
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
@@ -17,7 +16,7 @@ from agentbus.bus.pull_consumer import Delivery
 from agentbus.bus.reading.ledger_parts import Part, hide, ledger_parts, part_of
 from agentbus.errors import BusUnavailableError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
-from agentbus.tasks.events.following import follow
+from agentbus.tasks.events.following import follow, raising_the_first
 
 _LOOK_S: Final = 15.0
 """How soon the ledger of an agent that is new on the bus is followed, too: until then its changes are not told."""
@@ -51,7 +50,7 @@ async def follow_ledger(
     if [part.stream for part in await ledger_parts(bus, subject)] == [subjects.STATE_STREAM]:
         await follow(bus, subjects.STATE_STREAM, subject, opened, notify, since=since)
         return
-    async with _raising_the_first(), anyio.create_task_group() as group:
+    async with raising_the_first(), anyio.create_task_group() as group:
         await _Feed(bus, subject, records_of, notify, group, since).run(opened)
 
 
@@ -150,12 +149,3 @@ class _Feed:
             self._followed.pop(part.stream, None)
             self._refused.set()
         ready.set()
-
-
-@asynccontextmanager
-async def _raising_the_first() -> AsyncGenerator[None]:
-    """Raise the first of the errors that the tasks of a group have ended with."""
-    try:
-        yield
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None

@@ -34,7 +34,7 @@ from agentbus.protocol.headers import KV_OPERATION, QUESTIONS, STATE
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.listed.summary import read_summary
 from agentbus.protocol.subjects import TaskKey
-from agentbus.tasks.events.following import open_consumer
+from agentbus.tasks.events.following import open_consumer, raising_the_first
 from agentbus.tasks.events.ledger_feed import follow_ledger
 from agentbus.tasks.events.open_tasks import OpenTasks
 from agentbus.tasks.events.position import Position
@@ -266,7 +266,7 @@ async def open_events(
         of: which of its tasks are meant; called often, so it must be quick.
     """
     events = OwnEvents(bus, own, position or Position(), of)
-    async with anyio.create_task_group() as group:
+    async with raising_the_first(), anyio.create_task_group() as group:
         group.start_soon(events.follow)
         group.start_soon(events.look)
         try:

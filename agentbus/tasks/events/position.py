@@ -79,6 +79,11 @@ class Position:
         for event_id in event_ids:
             self._told.pop(event_id, None)
 
+    def without(self, events: Iterable[TaskEvent]) -> "Position":
+        """Return the position of a reader that has not told these events yet."""
+        left = {event.id for event in events}
+        return Position(self.at, self.began, {one: None for one in self._told if one not in left})
+
     def to_json(self) -> dict[str, Any]:
         """Return what `position_of` reads."""
         began = {"began": self.began.isoformat()} if self.began is not None else {}

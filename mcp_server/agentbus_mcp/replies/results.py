@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from agentbus.coordinator import TaskStatus
 from agentbus.errors import MessageError
-from agentbus.protocol.json_codec import Json
+from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.messages import Result
 from agentbus.protocol.outcomes.run_report import Run
 from agentbus.protocol.task_names import name_for
@@ -27,6 +27,14 @@ _ERROR_CHARS: Final = 1_000
 _FAILURE_CHARS: Final = 200
 CONCISE_FILES: Final = 8
 """How many files a concise result lists, where there is room."""
+
+
+def results_in(structure: Any) -> list[tuple[str, str]]:
+    """Return the tasks, each as its agent and its id, whose results an answer holds."""
+    found = object_in(structure).get("results")
+    views = [object_in(one) for one in cast("list[Any]", found)] if isinstance(found, list) else []
+    pairs = [(view.get("agent"), view.get("task_id")) for view in views]
+    return [(agent, task_id) for agent, task_id in pairs if isinstance(agent, str) and isinstance(task_id, str)]
 
 
 @dataclass(frozen=True, slots=True)

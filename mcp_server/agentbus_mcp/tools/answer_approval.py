@@ -35,6 +35,7 @@ def answer_approval_tool(bus_link: BusLink) -> Tool:
         """
         coordinator = await bus_link.coordinator()
         answered = await coordinator.answer_question(task_id, approve=approve, comment=comment, agent=agent)
+        await bus_link.note_published([answered.task])
         decision = "approved" if approve else "denied"
         if answered.follow_up is not None:
             data = await _of_follow_up(coordinator, answered.follow_up, decision)

@@ -11,6 +11,7 @@ from pydantic import Field
 from agentbus.coordinator import Coordinator
 from agentbus.errors import ArgumentError, BusError
 from agentbus.protocol.task_names import TaskName
+from agentbus.task_handle import PublishedTask
 from agentbus.tasks.follow_ups import NewFollowUp
 from agentbus.tasks.work.attachments import Attachments
 from agentbus_mcp.bus_link import BusLink
@@ -91,6 +92,7 @@ def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
                 raise ArgumentError("to: a conversation is that of one agent; name the agent of continue_task alone")
             wanted = NewFollowUp(value, to=to[0], fresh=fresh, attachments=attachments, **options)
             outcomes = [await coordinator.task(continue_task).continue_with(wanted)]
+        await bus_link.note_published(one for one in outcomes if isinstance(one, PublishedTask))
         publication = publication_of(await publish_outcome(coordinator, outcomes))
         return await _wait(ctx, coordinator, publication, waits) if watch else build_publication_answer(publication)
 

@@ -12,6 +12,7 @@ import anyio
 
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import ConfigError
+from agentbus.notify.session_tasks import PublishedTasks
 from agentbus.protocol.roles import Role
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.transports.lifecycle import end, load, termination
@@ -41,7 +42,8 @@ def serve(settings: ConnectionSettings, agent: str, role: Role | None = None, fo
     source = os.fdopen(_claim(0, os.open(os.devnull, os.O_RDONLY)), "rb")
     sink = os.fdopen(_claim(1, os.dup(2)), "wb")
     try:
-        anyio.run(_serve, BusLink(settings, agent, role, folders=folders), source, sink)
+        link = BusLink(settings, agent, role, folders=folders, published=PublishedTasks(agent))
+        anyio.run(_serve, link, source, sink)
     except* BrokenPipeError:
         log.info("the client closed standard output")
     except* OSError as errors:

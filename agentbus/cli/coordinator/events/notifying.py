@@ -1,0 +1,108 @@
+"""Carries out `agentbus notify`: finds its target and its state, and logs what is not delivered."""
+
+import hashlib
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Final, Literal
+
+import anyio
+
+from agentbus.cli import output
+from agentbus.cli.coordinator.events.watching import Watched, reader_of
+from agentbus.concurrently import until_one_ends
+from agentbus.config.connection_settings import read_secret
+from agentbus.config.home import in_home
+from agentbus.errors import ConfigError
+from agentbus.notify.kept_connection import tell_events
+from agentbus.notify.notifier import Notifier, open_notifier
+from agentbus.notify.targets import CommandTarget, Target, UrlTarget
+from agentbus.provision.services import notify_service
+from agentbus.tasks.events.task_event import TaskEvent
+
+_STATES: Final = "~/.agentbus/notify"
+_OF_SERVICE: Final = ("--install", "--print")
+_PATHS: Final = ("--url-file", "--state", "--config")
+_SAVE_S: Final = 30.0
+
+
+class _Remarks(logging.Handler):
+    """Prints log lines on standard error, harmless for a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line."""
+        output.remark(record.getMessage())
+
+
+def target_of(
+    command: str | None, url: str | None, url_file: Path | None, timeout_s: float, body: Literal["json", "text"]
+) -> Target:
+    """Return where events go.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if command is None:
+        return UrlTarget(url or read_secret(in_home(url_file or "")), timeout_s, body)
+    try:
+        argv = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"--exec cannot be read: {error}") from None
+    if not argv or not argv[0]:
+        raise ConfigError("--exec names no command")
+    return CommandTarget((str(in_home(argv[0])), *argv[1:]), timeout_s)
+
+
+async def notify(
+    nats_url: str | None, config: Path | None, wanted: Watched, target: Target, state: Path | None, give_up_s: float
+) -> None:
+    """Send events until this is cancelled."""
+    logging.getLogger("agentbus.notify").addHandler(_Remarks())
+    reader = reader_of(nats_url, config, wanted, "agentbus notify")
+    file = state or in_home(_STATES) / f"{hashlib.sha256((reader.owner + target.key).encode()).hexdigest()[:16]}.json"
+    async with open_notifier(target, file, give_up_s) as notifier:
+
+        async def take(event: TaskEvent) -> None:
+            if wanted.has(event):
+                await notifier.take(event)
+
+        telling = tell_events(reader, notifier.position, take)
+        await until_one_ends(telling, notifier.run(), _keep_position(notifier))
+
+
+def install(command: str | None, *, print_only: bool) -> None:
+    """Make this command a service, or print its unit."""
+    program = shlex.split(command)[0] if command else None
+    text = notify_service.unit_text(_arguments_of_this(), program)
+    if print_only:
+        output.line(text.removesuffix("\n"))
+        return
+    output.remark(f"{notify_service.install(text)}: runs")
+    output.remark("its log: journalctl --user -u agentbus-notify -f")
+    output.remark("it ends when you log out, unless you run: loginctl enable-linger")
+    output.remark("remove it with: systemctl --user disable --now agentbus-notify")
+
+
+def _arguments_of_this() -> list[str]:
+    """Return the arguments of this command, without those that make it a service, and with whole paths."""
+    found: list[str] = []
+    for word in sys.argv[1:]:
+        option, assigned, value = word.partition("=")
+        if found and found[-1] in _PATHS:
+            found.append(str(in_home(word).absolute()))
+        elif option in _PATHS and assigned:
+            found.append(f"{option}={in_home(value).absolute()}")
+        elif word not in _OF_SERVICE:
+            found.append(word)
+    return found
+
+
+async def _keep_position(notifier: Notifier) -> None:
+    """Write down how far reading has come, also while there are no events: so a first absence is told, too."""
+    saved = None
+    while True:
+        if notifier.position.at not in (None, saved):
+            saved = notifier.position.at
+            notifier.save()
+        await anyio.sleep(_SAVE_S if saved is not None else 0.2)
