@@ -81,10 +81,12 @@ async def _session(reader: Reader, wanted: Watched) -> None:
 
 async def _note_beginning(file: Path, position: Position) -> None:
     """Write down where reading begins, before there is an event: so a first absence is told, too."""
-    while position.at is None:
+    noted = False
+    while True:
+        if position.at is not None and not noted:
+            noted = True
+            write_position(file, position)
         await anyio.sleep(_BEGINS_S)
-    write_position(file, position)
-    await asyncio.Event().wait()
 
 
 def reader_of(nats_url: str | None, config: Path | None, wanted: Watched, name: str) -> Reader:
