@@ -34,6 +34,7 @@ class Agent:
         self.dies = False
         self.error: dict[str, Any] | None = None
         self.further: dict[str, Any] = {}
+        self.early: list[dict[str, Any]] = []
 
     def does(self, name: str) -> bool:
         return name in self.behaviours
@@ -69,10 +70,17 @@ class Agent:
         self.send(id=name, method="session/request_permission", params=params)
 
     def answer_to(self, request: Any) -> dict[str, Any]:
+        """Wait for the answer to a request; answers to other requests are kept for those who wait for them."""
         while True:
-            message = self.receive()
+            message = next((one for one in self.early if one.get("id") == request), None)
+            if message is not None:
+                self.early.remove(message)
+            else:
+                message = self.receive()
             if message.get("id") == request and "method" not in message:
                 return message.get("result") or message["error"]
+            if "method" not in message:
+                self.early.append(message)
 
     def note_sigterm(self, number: int, frame: Any) -> None:
         assert self.log is not None
@@ -208,9 +216,11 @@ class Agent:
         self.update("tool_call_update", toolCallId="c1", status="completed" if allowed else "failed")
 
     def do_ask_twice(self, argument: str) -> None:
-        for _ in range(2):
-            self.request("twice")
-        chosen = [self.answer_to("twice")["outcome"].get("optionId") for _ in range(2)]
+        """Ask two questions at once: under one id, or under an id for each with `ask_twice=apart`."""
+        names = ["one", "two"] if argument == "apart" else ["twice", "twice"]
+        for name in names:
+            self.request(name)
+        chosen = [self.answer_to(name)["outcome"].get("optionId") for name in names]
         self.say(f"chosen: {', '.join(map(str, chosen))}")
 
     def do_ask_for(self, argument: str) -> None:

@@ -42,6 +42,7 @@ from support.mcp_harness import (
     settle,
 )
 from support.mcp_task_client import TaskClient, Wire, knowing_tasks
+from support.pace import at_this_pace
 from support.restricted import READ_LEDGER, only, restricted_bus
 
 INVALID, INTERNAL = -32602, -32603
@@ -490,7 +491,8 @@ async def test_an_outage_of_the_bus_ends_no_task(tmp_path: Path) -> None:
             await publish(coordinator, "a")
         async with tasks_on(bus) as tasks, AsyncExitStack() as later:
             task_id = (await tasks.call("watch_results", {"task_ids": ["a"]}))["taskId"]
-            done_id = (await tasks.call("watch_results", {"task_ids": ["a"], "timeout_seconds": 0.1}))["taskId"]
+            soon = at_this_pace(0.1)  # and not before the call is answered
+            done_id = (await tasks.call("watch_results", {"task_ids": ["a"], "timeout_seconds": soon}))["taskId"]
             done = await tasks.until(done_id, "completed")
             async with tasks.listening(task_id):
                 assert (await tasks.told())["status"] == "working"

@@ -82,7 +82,7 @@ async def test_an_answer_of_which_no_message_tells_is_found_at_the_next_renewal(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ) -> None:
     await short_lease(coordinator, lease_s=LEASE_S)
-    async with worker(asking(tmp_path, server, "ask_twice")):
+    async with worker(asking(tmp_path, server, "ask_twice=apart")):
         task_id = await publish(coordinator, "x")
         one, other = await waiting(coordinator, task_id, 2)
         await write_answer(coordinator, task_id, other, allow=False)
