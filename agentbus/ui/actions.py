@@ -59,7 +59,8 @@ async def _publish(bus: Coordinator, fields: Fields) -> Row:
     task_type = fields.text("task_type", default="").strip() or DEFAULT_TASK_TYPE
     # The page makes the id, so that a request that is sent again after a lost answer makes no second task.
     task_id = fields.text("task_id", default="") or None
-    return _published(bus, await bus.publish(agent, content, task_type=task_type, task_id=task_id))
+    group = fields.text("group", default="").strip() or None
+    return _published(bus, await bus.publish(agent, content, task_type=task_type, task_id=task_id, group=group))
 
 
 async def _follow_up(bus: Coordinator, fields: Fields) -> Row:

@@ -23,8 +23,7 @@ async def costs(bus: Coordinator, days: int) -> Row:
         SetupMissingError, PermissionDeniedError, BusUnavailableError: see `spending`.
     """
     since = datetime.now(UTC) - timedelta(days=max(1, min(days, MOST_DAYS)))
-    owner = bus.agent if bus.role == "member" else None
-    wanted = Wanted(None, owner, asker=bus.agent, with_results=False, settled=True)
+    wanted = Wanted.of(bus, settled=True)
     by_agent, by_day = [await spending(bus.bus, wanted, by, since=since, search_s=_SEARCH_S) for by in _GROUPINGS]
     found = by_agent.found
     reached = found.reached.isoformat() if found.partial and found.reached else None

@@ -1,5 +1,6 @@
 """Lists tasks for the page: a part at a time, of one agent or of all, in one state or in any."""
 
+from collections.abc import Mapping
 from typing import Final, cast, get_args
 
 from agentbus.coordinator import Coordinator
@@ -11,20 +12,23 @@ _LISTED: Final = 50
 _SEARCH_S: Final = 2.0
 
 
-async def task_list(bus: Coordinator, *, agent: str | None, state: str | None, cursor: int | None) -> Row:
-    """List the tasks that changed last, from a cursor on.
+async def task_list(bus: Coordinator, asked: Mapping[str, str]) -> Row:
+    """List the tasks that changed last: of an `agent`, in a `state`, of a `group`, with a `text`, from a `cursor` on.
 
     Raises:
         ArgumentError, InvalidIdError, MessageError: what was asked for cannot be.
         BusError: see `Coordinator.list_tasks`.
     """
+    state, cursor = asked.get("state") or None, asked.get("cursor", "")
     if state is not None and state not in get_args(State):
         raise ArgumentError(f"{state[:40]!r} is no state of a task")
     found = await bus.list_tasks(
-        agent=agent,
+        agent=asked.get("agent") or None,
         state=cast("State | None", state),
         limit=_LISTED,
-        cursor=cursor,
+        group=asked.get("group") or None,
+        text=asked.get("text") or None,
+        cursor=int(cursor) if cursor.isascii() and cursor.isdigit() else None,
         with_results=False,
         search_s=_SEARCH_S,
     )

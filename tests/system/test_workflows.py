@@ -53,7 +53,7 @@ def test_the_windows_job_excludes_only_tests_with_the_marker() -> None:
     job: dict[str, Any] = yaml.safe_load((FOLDER / "ci.yml").read_text(encoding="utf-8"))["jobs"]["windows"]
     assert job["runs-on"] == "windows-latest"
     commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert 'python -m pytest -m "not posix and not large and not long and not attacks and not cluster"' in commands
+    assert 'python -m pytest -m "not posix and not large and not long and not attacks and not cluster and not browser"' in commands
     assert not any("tests/" in command for command in commands), "a file that is named by hand"
 
 

@@ -25,7 +25,7 @@ export const taskPath = (name) => `#/task/${name.split("/").map(encodeURICompone
 export const agentName = (agent) => h("a", { class: "agent", href: `#/tasks?agent=${encodeURIComponent(agent)}` }, agent);
 
 export function taskRow(row, { when } = {}) {
-  const said = row.told?.last ?? row.error ?? row.text ?? (row.lost ? row.lost : row.waits_for ? `waits for its ${row.waits_for}` : row.type !== "task" ? row.type : "");
+  const said = row.told?.last ?? row.error ?? (row.lost ? row.lost : row.waits_for ? `waits for its ${row.waits_for}` : undefined);
   return h(
     "li",
     { class: "row task" },
@@ -36,7 +36,8 @@ export function taskRow(row, { when } = {}) {
       h("a", { class: "open", href: taskPath(row.name), "data-focus": "open" }, row.id),
       row.owner && row.owner !== page.me.coordinator ? h("span", { class: "dim" }, ` of ${row.owner}`) : undefined,
       row.attempt ? h("span", { class: "dim" }, ` attempt ${row.attempt}`) : undefined,
-      said ? h("span", { class: "said" }, said) : undefined,
+      row.group ? h("a", { class: "chip", href: `#/tasks?group=${encodeURIComponent(row.group)}`, title: "Its group" }, row.group) : undefined,
+      h("span", { class: "said" }, row.about ? h("span", { class: "about" }, row.about) : undefined, said ? h("span", { class: "told" }, said) : undefined),
     ),
     h("span", { class: "figures" }, row.cost_usd !== undefined ? h("span", { class: "cost" }, dollars(row.cost_usd)) : undefined, when ?? time(row.changed_at)),
   );
@@ -75,7 +76,7 @@ export function questionCard(row, { linked = true } = {}) {
       row.operation ? h("code", { class: "operation" }, row.operation) : undefined,
       h("span", { class: "figures" }, row.until ? time(row.until, "left") : time(row.asked_at)),
     ),
-    row.arguments ? h("pre", { class: "asked", tabindex: "0", "aria-label": "What is asked for" }, row.arguments) : undefined,
+    row.arguments ? h("pre", { class: "asked", tabindex: "0", role: "group", "aria-label": "What is asked for" }, row.arguments) : undefined,
     row.text ? h("p", { class: "text" }, row.text) : undefined,
     h(
       "p",

@@ -185,16 +185,7 @@ class Page:
         return PlainTextResponse(await whole_text(bus, request.query_params.get("name", ""), part))
 
     async def _tasks(self, page: ServedPage, request: Request) -> Response:
-        asked = request.query_params
-        cursor = asked.get("cursor", "")
-        return _json(
-            await task_list(
-                await page.coordinator(),
-                agent=asked.get("agent") or None,
-                state=asked.get("state") or None,
-                cursor=int(cursor) if cursor.isascii() and cursor.isdigit() else None,
-            )
-        )
+        return _json(await task_list(await page.coordinator(), request.query_params))
 
     async def _patch(self, page: ServedPage, request: Request) -> Response:
         return _json(await patch_lines(await page.coordinator(), request.query_params.get("name", "")))

@@ -54,6 +54,6 @@ function item(line) {
     { class: [line.kind, line.stderr ? "stderr" : "", failed ? "failed" : ""].filter(Boolean).join(" ") },
     h("span", { class: "t" }, line.t === undefined ? "" : span(line.t)),
     h("span", { class: "sign", "aria-hidden": "true" }, failed ? "✕" : (SIGNS[line.kind] ?? "")),
-    h("span", { class: "words" }, words, words && line.text ? " " : undefined, line.text ?? (failed ? "failed" : line.kind === "tool_end" ? "done" : "")),
+    h("span", { class: "words" }, words, words ? " " : undefined, line.text ?? (failed ? "failed" : line.kind === "tool_end" ? "done" : "")),
   );
 }

@@ -21,9 +21,10 @@ export function newTaskScreen(main, path) {
   const agent = h("input", { type: "text", id: "agent", list: "agents-known", required: true, autocomplete: "off", spellcheck: false, value: path.search.get("agent") ?? "" });
   const content = h("textarea", { id: "content", rows: 10, required: true });
   const type = h("input", { type: "text", id: "type", maxlength: 128, placeholder: "task" });
+  const group = h("input", { type: "text", id: "group", maxlength: 64, autocomplete: "off" });
   const send = async (event) => {
     event.preventDefault();
-    const fields = { to: agent.value.trim(), content: content.value, task_type: type.value.trim(), task_id: id };
+    const fields = { to: agent.value.trim(), content: content.value, task_type: type.value.trim(), group: group.value.trim(), task_id: id };
     const known = page.section("agents").rows[fields.to];
     const note = known && !known.online ? `Published. No worker of ${fields.to} is alive now: the task waits.` : "Published";
     const found = await page.act(form.querySelector("button.first"), "publish", fields, () => note);
@@ -40,7 +41,7 @@ export function newTaskScreen(main, path) {
     agents,
     h("label", { for: "content" }, "What it is to do"),
     content,
-    h("details", {}, h("summary", {}, "More"), h("label", { for: "type" }, "Type"), type),
+    h("details", {}, h("summary", {}, "More"), h("label", { for: "group" }, "Group"), group, h("label", { for: "type" }, "Type"), type),
     h("div", { class: "actions" }, h("button", { class: "first" }, "Publish")),
   );
   content.addEventListener("keydown", (event) => {

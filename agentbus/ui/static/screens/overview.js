@@ -58,7 +58,7 @@ function agentTrouble(row) {
     "li",
     { class: "row trouble" },
     h("span", { class: "lead" }, h("span", { class: "chip state failed" }, h("span", { "aria-hidden": "true" }, "!"), ` ${row.what}`), h("span", { class: "agent" }, row.agent)),
-    h("span", { class: "what" }, h("a", { class: "open", href: "#/agents", "data-focus": "open" }, row.waiting ? `${many(row.waiting, "task")} wait` : "See the agent"), row.why ? h("span", { class: "said" }, row.why) : undefined),
+    h("span", { class: "what" }, h("a", { class: "open", href: "#/agents", "data-focus": "open" }, row.waiting ? `${many(row.waiting, "task waits", "tasks wait")}` : "See the agent"), row.why ? h("span", { class: "said" }, h("span", { class: "told" }, row.why)) : undefined),
     h("span", { class: "figures" }, row.what.startsWith("paused") && !page.me.read_only ? h("button", { type: "button", onclick: resume }, "Resume") : undefined),
   );
 }

@@ -98,6 +98,7 @@ export function taskScreen(main, path) {
       row.created_at ? [" · published ", time(row.created_at)] : "",
       row.attempt ? ` · attempt ${row.attempt}` : "",
       row.worker ? ` · on ${row.worker}` : "",
+      row.group ? [" · in ", h("a", { href: `#/tasks?group=${encodeURIComponent(row.group)}` }, row.group)] : "",
       row.waits_for ? ` · waits for its ${row.waits_for}` : "",
     ),
     row.lost ? h("p", { class: "fault" }, `This task ${row.lost}`) : undefined,
@@ -173,8 +174,8 @@ const settled = (row) => !["queued", "working"].includes(row.state);
 // A text of an agent or of a person, cut where it is long, with what shows all of it.
 function textPart(title, part, row) {
   const found = row[part];
-  if (!found) return undefined;
-  const pre = h("pre", { class: "text", tabindex: "0", "aria-label": title }, found.text);
+  if (!found?.text) return undefined;
+  const pre = h("pre", { class: "text", tabindex: "0", role: "group", "aria-label": title }, found.text);
   const all = async (event) => {
     event.target.disabled = true;
     try {

@@ -10,7 +10,7 @@ const STATES = ["queued", "working", "completed", "failed", "needs_approval", "c
 const MOST_SHOWN = 500;
 
 export function tasksScreen(main, path) {
-  const wanted = { agent: path.search.get("agent") ?? "", state: path.search.get("state") ?? "" };
+  const wanted = Object.fromEntries(["agent", "state", "group", "text"].map((name) => [name, path.search.get(name) ?? ""]));
   const list = h("ul", { class: "rows" });
   const said = h("p", { class: "empty" }, "Reading …");
   const rest = h("p", { class: "more" });
@@ -26,6 +26,8 @@ export function tasksScreen(main, path) {
       h("label", {}, "Agent ", h("input", { type: "text", value: wanted.agent, list: "agents-known", size: 16, onchange: change("agent") })),
       h("datalist", { id: "agents-known" }, page.section("agents").order.map((name) => h("option", { value: name }))),
       h("label", {}, "State ", h("select", { onchange: change("state") }, h("option", { value: "" }, "any"), STATES.map((state) => h("option", { value: state, selected: state === wanted.state }, state.replace("_", " "))))),
+      h("label", {}, "Group ", h("input", { type: "text", value: wanted.group, size: 12, onchange: change("group") })),
+      h("label", {}, "Text ", h("input", { type: "search", value: wanted.text, size: 16, onchange: change("text") })),
     ),
     list,
     said,

@@ -26,7 +26,10 @@ export function partsOf(task, runs) {
   if (task.state === "working" && !Number.isNaN(since)) {
     const last = spans.at(-1);
     if (!last || last.to < since) spans.push({ attempt: task.attempt ?? 1, from: since, to: end });
-    else last.to = end;
+    else {
+      last.from = Math.min(last.from, since);
+      last.to = end;
+    }
   } else if (done && spans.length) spans.at(-1).to = Math.max(spans.at(-1).to, end);
   const found = [];
   let at = created;
