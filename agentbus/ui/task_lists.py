@@ -19,16 +19,14 @@ async def task_list(bus: Coordinator, asked: Mapping[str, str]) -> Row:
         ArgumentError, InvalidIdError, MessageError: what was asked for cannot be.
         BusError: see `Coordinator.list_tasks`.
     """
-    state, cursor = asked.get("state") or None, asked.get("cursor", "")
-    if state is not None and state not in get_args(State):
-        raise ArgumentError(f"{state[:40]!r} is no state of a task")
+    agent, group, text = (asked.get(name) or None for name in ("agent", "group", "text"))
     found = await bus.list_tasks(
-        agent=asked.get("agent") or None,
-        state=cast("State | None", state),
+        agent=agent,
+        group=group,
+        text=text,
+        state=_state(asked.get("state", "")),
         limit=_LISTED,
-        group=asked.get("group") or None,
-        text=asked.get("text") or None,
-        cursor=int(cursor) if cursor.isascii() and cursor.isdigit() else None,
+        cursor=_number(asked.get("cursor", "")),
         with_results=False,
         search_s=_SEARCH_S,
     )
@@ -39,3 +37,13 @@ async def task_list(bus: Coordinator, asked: Mapping[str, str]) -> Row:
         reached=found.reached.isoformat() if found.reached else None,
         unreadable=len(found.unreadable) or None,
     )
+
+
+def _state(text: str) -> State | None:
+    if text and text not in get_args(State):
+        raise ArgumentError(f"{text[:40]!r} is no state of a task")
+    return cast("State | None", text or None)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -53,7 +53,8 @@ def test_the_windows_job_excludes_only_tests_with_the_marker() -> None:
     job: dict[str, Any] = yaml.safe_load((FOLDER / "ci.yml").read_text(encoding="utf-8"))["jobs"]["windows"]
     assert job["runs-on"] == "windows-latest"
     commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert 'python -m pytest -m "not posix and not large and not long and not attacks and not cluster and not browser"' in commands
+    left_out = ("posix", "large", "long", "attacks", "cluster", "browser")
+    assert f'python -m pytest -m "{" and ".join(f"not {mark}" for mark in left_out)}"' in commands
     assert not any("tests/" in command for command in commands), "a file that is named by hand"
 
 
