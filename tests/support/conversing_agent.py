@@ -67,6 +67,8 @@ def _do(content: str, prompt: str, found: dict[str, Any], file: Path) -> str:
                 file.write_text(json.dumps(found), encoding="utf-8")  # an agent keeps each turn at once
             case "recall":
                 answer = " ".join(found["words"]) or "nothing"
+            case "brought":
+                answer += " " + Path(os.environ["AGENTBUS_INPUTS"], rest).read_text(encoding="utf-8")
             case "prompt":
                 answer = prompt
             case "sleep":

@@ -54,6 +54,10 @@ def _print_changes(changes: Changes) -> None:
         line(f"  and {_count(more, 'commit')} more")
     if changes.uncommitted:
         line("the last commit is the worker's: it holds what the agent had not committed")
+    for other in changes.branches:
+        line(f"branch {other.branch}: {_count(other.commits, 'commit')}, taken with agentbus work apply --take")
+    for name in changes.secrets:
+        line(Styled("looks like a secret: ", "yellow"), f"{name}  (a commit of the run has it)")
     for one in changes.left_out:
         line(Styled("left out: ", "yellow"), f"{one.name}  ({one.why})")
     if (more := changes.left_out_count - len(changes.left_out)) > 0:

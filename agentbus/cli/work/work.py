@@ -157,32 +157,52 @@ again, it changes nothing. With --merge or --cherry-pick the branch that is chec
 terminal, after the patch was shown and you have said yes.""",
 )
 @click.option("--branch", metavar="NAME", help="The branch to make.  [default: agentbus/<id of the task>]")
+@click.option("--take", metavar="BRANCH", help="Another branch that the run has left; agentbus work show names them.")
 @click.option("--merge", is_flag=True, help="Merge it into the branch that is checked out.")
 @click.option("--cherry-pick", is_flag=True, help="Make its commits anew on the branch that is checked out.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before the branch that is checked out is changed.")
 @agent_of_task_option
 @bus_options
 @_task_id
-def apply(nats_url: str | None, config: "Path | None", *, merge: bool, cherry_pick: bool, **options: Any) -> None:
+def apply(
+    nats_url: str | None,
+    config: "Path | None",
+    *,
+    merge: bool,
+    cherry_pick: bool,
+    take: str | None,
+    **options: Any,
+) -> None:
     """Take what the run of a task changed into the repository of this folder, as a branch of its own.
 
     Every object is checked before the repository gets any, and no hook runs.
     """
     if merge and cherry_pick:
         raise click.UsageError("--merge and --cherry-pick exclude each other.", click.get_current_context())
+    if take is not None and (merge or cherry_pick):  # what is shown before is the patch of what was checked out
+        raise click.UsageError("--take makes a branch; look at it, then merge it.", click.get_current_context())
     how = "merge" if merge else "cherry-pick" if cherry_pick else None
-    lazy.session.run_connected(nats_url, config, partial(_apply, how=how, **options))
+    lazy.session.run_connected(nats_url, config, partial(_apply, how=how, take=take, **options))
 
 
 async def _apply(
-    bus: "Coordinator", *, task_id: str, agent: str | None, branch: str | None, how: str | None, yes: bool
+    bus: "Coordinator",
+    *,
+    task_id: str,
+    agent: str | None,
+    branch: str | None,
+    take: str | None,
+    how: str | None,
+    yes: bool,
 ) -> None:
     status = await bus.task(task_id, agent=agent).status()
-    name = lazy.own_repository.branch_for(status.task_id, branch)
+    name = lazy.own_repository.branch_for(status.task_id, branch, take=take)
     own = await lazy.own_repository.own_repository(lazy.pathlib.Path.cwd())
-    lazy.applying.changes_to_apply(status)
+    lazy.applying.changes_to_apply(status, take)
     current = await own.check_ready() if how is not None else None
-    applied = await lazy.applying.apply(bus.bus, status, own, name)
+    applied = await lazy.applying.apply(bus.bus, status, own, name, take)
+    if applied.changes.secrets:
+        output.remark(f"its commits have files that look like secrets: {', '.join(applied.changes.secrets)}")
     if applied.known:
         output.remark(f"the branch {name} has the work of {status.name} already")
     done = None
@@ -201,11 +221,16 @@ async def _apply(
             "id": status.task_id,
             "branch": name,
             "known": applied.known,
-            **{key: value for key, value in applied.changes.to_json().items() if key not in ("branch", "log")},
+            **{key: value for key, value in applied.changes.to_json().items() if key not in _not_told(take)},
             "into": current,
             "done": done,
         }
     )
+
+
+def _not_told(take: str | None) -> tuple[str, ...]:
+    """Return the fields of changes that are not printed: `branch` is the one that was made."""
+    return ("branch", "log", *(("files", "insertions", "deletions") if take else ()))
 
 
 work.add_command(rescue)

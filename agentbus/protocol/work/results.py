@@ -5,7 +5,7 @@ it cannot read as not there.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -33,6 +33,8 @@ MAX_TITLES: Final = 20
 MAX_TITLE_CHARS: Final = 120
 MAX_LEFT_OUT: Final = 20
 MAX_WHY_CHARS: Final = 200
+MAX_BRANCHES: Final = 10
+MAX_SECRETS: Final = 10
 MAX_MEDIA_TYPE_CHARS: Final = 100
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -86,6 +88,24 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherBranch:
+    """A branch of a run beside the one that it left checked out, with commits that this one has not.
+
+    Attributes:
+        branch: its name, without `refs/heads/`; under it, it lies in the bundle.
+        commits: how many there are from the base to its head.
+    """
+
+    branch: str
+    head: str
+    commits: int
+
+    def to_json(self) -> dict[str, Json]:
+        """The entry of the field `branches`."""
+        return {"branch": self.branch, "head": self.head, "commits": self.commits}
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """What changed in the repository of a run.
 
@@ -100,6 +120,8 @@ class Changes:
         uncommitted: whether the last commit is the worker's: it holds what the run had not committed.
         left_out: what was not committed, nor brought home.
         left_out_count: how many there are, of which `left_out` lists some.
+        branches: further ones that are in the bundle.
+        secrets: files in the commits of the run whose names are those of files with secrets; the first ones.
     """
 
     base: str
@@ -114,6 +136,8 @@ class Changes:
     uncommitted: bool = False
     left_out: tuple[LeftOut, ...] = ()
     left_out_count: int = 0
+    branches: tuple[OtherBranch, ...] = ()
+    secrets: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Json]:
         """The value of the field `changes`, bounded."""
@@ -128,6 +152,10 @@ class Changes:
         if self.left_out:
             found["left_out"] = [one.to_json() for one in self.left_out[:MAX_LEFT_OUT]]
             found["left_out_count"] = max(self.left_out_count, len(self.left_out))
+        if self.branches:
+            found["branches"] = [one.to_json() for one in self.branches[:MAX_BRANCHES]]
+        if self.secrets:
+            found["secrets"] = [name[:MAX_WHY_CHARS] for name in self.secrets[:MAX_SECRETS]]
         return found
 
 
@@ -195,6 +223,10 @@ def changes_in(result: Mapping[str, Json]) -> Changes | None:
         uncommitted=found.get("uncommitted") is True,
         left_out=left,
         left_out_count=max(count_in(found.get("left_out_count")) or 0, len(left)),
+        branches=tuple(_branches(found.get("branches"))),
+        secrets=tuple(
+            one[:MAX_WHY_CHARS] for one in _list(found.get("secrets"), MAX_SECRETS) if isinstance(one, str) and one
+        ),
     )
 
 
@@ -207,6 +239,13 @@ def left_out_in(fields: Mapping[str, Json]) -> tuple[LeftOut, ...]:
         for name, why in pairs
         if isinstance(name, str) and name
     )
+
+
+def _branches(value: Json) -> Iterator[OtherBranch]:
+    for one in map(object_in, _list(value, MAX_BRANCHES)):
+        name, head, commits = one.get("branch"), one.get("head"), count_in(one.get("commits"))
+        if isinstance(name, str) and ref_fault(name) is None and _is_commit(head) and commits is not None:
+            yield OtherBranch(name, str(head), commits)
 
 
 def _commits(value: Json) -> list[Commit]:

@@ -6,7 +6,7 @@ checked out, and no hook runs.
 """
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -40,23 +40,40 @@ class Applied:
     acting: tuple[str, ...] = ()
 
 
-def changes_to_apply(status: TaskStatus) -> Changes:
+def changes_to_apply(status: TaskStatus, take: str | None = None) -> Changes:
     """Return the changes of a task that can be applied.
+
+    Args:
+        take: another branch that the run has left than the one that it left checked out; then how many files and lines
+            changed is not known.
 
     Raises:
         NotSettledError: the task has no result yet.
-        WorkError: it has changed nothing, or no repository.
+        WorkError: it has changed nothing, or no repository, or has left no such branch.
     """
     changes = changes_of(status)
     if changes is None:
         raise WorkError(f"the task {status.name} has no changes of a repository; agentbus work show names what it left")
+    others = ", ".join(one.branch for one in changes.branches)
+    if take is not None:
+        for one in changes.branches:
+            if one.branch == take:
+                return replace(
+                    changes, branch=take, head=one.head, commits=one.commits, files=0, insertions=0, deletions=0,
+                    log=(), uncommitted=False, left_out=(), left_out_count=0, branches=(),
+                )  # fmt: skip
+        raise WorkError(f"the task {status.name} has left no further branch {take!r}; it has left: {others or 'none'}")
     if changes.base == changes.head:
-        raise WorkError(f"the task {status.name} has changed nothing in its repository")
+        further = f"; it has left other branches: {others} (agentbus work apply --take BRANCH)" if others else ""
+        raise WorkError(f"the task {status.name} has changed nothing in its repository{further}")
     return changes
 
 
-async def apply(bus: Bus, status: TaskStatus, own: OwnRepository, branch: str) -> Applied:
+async def apply(bus: Bus, status: TaskStatus, own: OwnRepository, branch: str, take: str | None = None) -> Applied:
     """Make what a task changed a branch of a repository. Nothing is checked out; doing it again is harmless.
+
+    Args:
+        take: see `changes_to_apply`.
 
     Raises:
         NotSettledError: the task has no result yet.
@@ -64,13 +81,13 @@ async def apply(bus: Bus, status: TaskStatus, own: OwnRepository, branch: str) -
             not what the result says; says what to do. Nothing was changed.
         FileMissingError, CorruptFileError: see `agentbus.tasks.work.artifacts.read_artifact`.
     """
-    changes = changes_to_apply(status)
+    changes = changes_to_apply(status, take)
     present = await own.branch(branch)
     if present is not None:
         if present != changes.head and not await own.is_ancestor(changes.head, present):
             raise WorkError(
-                f"the branch {branch} is another one: git branch -m {branch} NEW moves it away, or give another name "
-                "with --branch"
+                f"the branch {branch} is another one: git branch -m {branch} NEW moves it away, or give the new "
+                "branch another name"
             )
         return await _applied(own, branch, changes, known=True)
     if not await own.has_commit(changes.base):

@@ -140,7 +140,7 @@ def target(folder: Path, name: str) -> Path:
             with suppress(FileExistsError):
                 there.mkdir()
             if not stat.S_ISDIR(there.lstat().st_mode):
-                raise WorkError(f"{there} is a link, or no folder; move it away, or choose another folder with --to")
+                raise WorkError(f"{there} is a link, or no folder; move it away, or save into another folder")
     except OSError as error:
         raise WorkError(f"cannot make the folder {there}: {why_not_written(error)}") from None
     return there / last
@@ -158,7 +158,7 @@ def _is_there(path: Path, artifact: Artifact) -> bool:
         return False
     if stat.S_ISREG(found.st_mode) and found.st_size == artifact.bytes and _digest(path) == artifact.sha256:
         return True
-    raise WorkError(f"{path} exists, and is another file; move it away, or choose another folder with --to")
+    raise WorkError(f"{path} exists, and is another file; move it away, or save into another folder")
 
 
 def _digest(path: Path) -> str:

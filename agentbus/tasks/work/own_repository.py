@@ -177,13 +177,16 @@ async def own_repository(folder: Path) -> OwnRepository:
     return OwnRepository(git, objects)
 
 
-def branch_for(task_id: str, name: str | None = None) -> str:
+def branch_for(task_id: str, name: str | None = None, *, take: str | None = None) -> str:
     """Return the branch that gets the work of a task: `agentbus/<id>`, or the one that a person names.
+
+    Args:
+        take: another branch of the run, which makes it `agentbus/<id>-<branch>`.
 
     Raises:
         WorkError: git takes no branch of this name.
     """
-    branch = f"agentbus/{task_id}" if name is None else name
+    branch = (f"agentbus/{task_id}" + (f"-{take}" if take else "")) if name is None else name
     if (fault := ref_fault(branch)) is not None:
-        raise WorkError(f"{branch!r} cannot be the name of a branch: {fault}; give another one with --branch")
+        raise WorkError(f"{branch!r} cannot be the name of a branch: {fault}; give another one")
     return branch

@@ -183,7 +183,7 @@ async def _pieces(path: Path, size: int) -> AsyncGenerator[bytes]:
 
 async def _work(bus: Bus, agent: str, attachments: Attachments, publisher: str) -> Work | None:
     """Return what the task says of the repository, with the commits of the coordinator's own on the bus."""
-    for what, name in (("--base", attachments.base), ("--branch", attachments.branch)):
+    for what, name in (("base", attachments.base), ("branch", attachments.branch)):
         if name is not None and (fault := ref_fault(name)) is not None:
             raise MessageError(f"{what} {name!r} is no name of a branch, tag or commit: {fault}")
     if attachments.commits_of is None:

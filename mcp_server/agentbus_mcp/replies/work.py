@@ -35,8 +35,11 @@ def concise_work(view: AgentResult, most: int) -> dict[str, Any]:
     left_out = [LeftOutView(name=one.name, why=short(one.why, _WHY_CHARS)) for one in view.left_out or ()][:most]
     more = len(artifacts) - most
     if changes is not None:
-        log = changes.log[:_TITLES] if changes.log and most else None
-        changes = changes.model_copy(update={"base": None, "base_ref": None, "head": None, "log": log})
+        fields: dict[str, Any] = {"base": None, "base_ref": None, "head": None}
+        for name in ("log", "branches", "secrets"):
+            listed: list[str] = getattr(changes, name) or []
+            fields[name] = listed[:_TITLES] if most and listed else None
+        changes = changes.model_copy(update=fields)
     return {
         "artifacts": [one.model_copy(update={"sha256": None}) for one in artifacts[:most]] or None,
         "more_artifacts": more if more > 0 else None,
@@ -57,4 +60,6 @@ def _changes(changes: Changes) -> ChangesView:
         deletions=changes.deletions,
         uncommitted=changes.uncommitted or None,
         log=[short(one.title) for one in changes.log] or None,
+        branches=[short(one.branch) for one in changes.branches] or None,
+        secrets=[short(name) for name in changes.secrets] or None,
     )

@@ -20,7 +20,11 @@ class LeftOutView(Answer):
 
 
 class ChangesView(Answer):
-    """What changed in the repository of a run. `log` has the titles of its commits, the newest first."""
+    """What changed in the repository of a run. `log` has the titles of its commits, the newest first.
+
+    `branches` are further ones, which `agentbus work apply --take` takes; `secrets` are committed files that look like
+    some.
+    """
 
     branch: str
     base: str | None = None
@@ -32,6 +36,8 @@ class ChangesView(Answer):
     deletions: int
     uncommitted: bool | None = None
     log: list[str] | None = None
+    branches: list[str] | None = None
+    secrets: list[str] | None = None
 
 
 class SavedView(Answer):

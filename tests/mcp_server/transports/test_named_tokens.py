@@ -353,3 +353,33 @@ async def test_named_tokens_open_the_server_to_other_machines(team: Team, tmp_pa
             assert (await http.get(f"{mcp.base}/healthz")).json() == {"status": "ok", "bus": "disconnected"}
         os.kill(mcp.process.pid, 15)
         assert await mcp.process.exit_code() == 0
+
+
+async def test_each_client_reads_and_writes_files_below_the_folders_of_its_own_coordinator_alone(
+    team: Team, tmp_path: Path
+) -> None:
+    folders = {name: tmp_path / f"of-{name}" for name in ("alice", "bob", "carol")}
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "file").write_text("x", encoding="utf-8")
+    async with own_bus(tmp_path / "bus", may_task={"lead": ["code"]}) as bus:
+        for name, user in (("alice", "main"), ("bob", "lead")):
+            await team.add(name, bus.nats(user), user)
+            with (team.folder / f"{name}.toml").open("a", encoding="utf-8") as config:
+                config.write(f"[mcp]\nfolders = [{json.dumps(str(folders[name]))}]\n")
+        await team.add("carol", bus.nats("main"), "main")
+        async with serving(team, tmp_path / "mcp.log") as mcp:
+            for name in folders:
+                async with over_http(mcp.url, token=team.tokens[name]) as client:
+                    for owner, folder in folders.items():
+                        task = {"to": ["code"], "content": "x", "task_type": "test", "files": [str(folder / "file")]}
+                        sent = await client.call_tool("publish_task", task)
+                        save = {"task_ids": ["none"], "agent": "code", "save_to": str(folder)}
+                        saved = await client.call_tool("get_results", save)
+                        if name == owner != "carol":
+                            assert data_of(sent)["published"]
+                            assert "save_to: " not in error_of(saved)  # there is no such task
+                        else:
+                            why = "may use no files" if name == "carol" else "is not below a folder"
+                            assert why in error_of(sent)
+                            assert why in error_of(saved)

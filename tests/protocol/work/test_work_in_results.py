@@ -16,6 +16,7 @@ from agentbus.protocol.work.results import (
     Changes,
     Commit,
     LeftOut,
+    OtherBranch,
     artifacts_in,
     changes_in,
     left_out_in,
@@ -40,6 +41,8 @@ def test_what_was_written_is_read_again() -> None:
         uncommitted=True,
         left_out=(LeftOut(".env", "it looks like a secret"),),
         left_out_count=3,
+        branches=(OtherBranch("fix/it", "d" * 40, 2),),
+        secrets=(".env",),
     )
     result = decode(encode({"artifacts": [ONE.to_json()], "changes": changes.to_json()}))
     assert artifacts_in(result) == (ONE,)

@@ -79,7 +79,7 @@ async def test_nothing_outside_the_folder_is_touched_and_nothing_in_it_is_replac
     for name, why in (
         ("plots/one.bin", "plots is a link, or no folder"),
         ("empty", "empty exists, and is another file"),
-        ("report.txt", "report.txt exists, and is another file; move it away, or choose another folder with --to"),
+        ("report.txt", "report.txt exists, and is another file; move it away, or save into another folder"),
     ):
         with pytest.raises(WorkError, match=why):
             await coordinator.task("job-1").save_artifacts(to, name)

@@ -212,10 +212,13 @@ async def test_the_command_line_and_the_mcp_server_publish_follow_ups_and_show_t
         published = json.loads(ran.out)
         assert (published["to"], published["task_type"], published["needs"]) == ("agent-code", "task", ["continue"])
         assert (await done(coordinator.task("second")))["result"] == "heron"
-        async with in_memory(server.url) as client:
-            job = {"to": ["code"], "content": "recall", "task_type": "recall", "watch": True}
-            answer = data_of(await client.call_tool("publish_task", {**job, "continue_task": "code/second"}))
-            assert [one["output"] for one in answer["results"]] == ["heron"]
+        (tmp_path / "shared").mkdir()
+        (tmp_path / "shared" / "note").write_text("otter", encoding="utf-8")
+        async with in_memory(server.url, folders=[tmp_path / "shared"]) as client:
+            job = {"to": ["code"], "content": "recall\nbrought note", "task_type": "recall", "watch": True}
+            brings = {"continue_task": "code/second", "files": [str(tmp_path / "shared" / "note")]}
+            answer = data_of(await client.call_tool("publish_task", {**job, **brings}))
+            assert [one["output"] for one in answer["results"]] == ["heron otter"]
             third = answer["results"][0]["task_id"]
             listed = data_of(await client.call_tool("list_tasks", {}))["tasks"]
             assert {one["task_id"]: one.get("continues") for one in listed} == {

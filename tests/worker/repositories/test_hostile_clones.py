@@ -7,7 +7,7 @@ from agentbus import Coordinator
 from agentbus.protocol.work.results import LeftOut, left_out_in
 from agentbus.provision.nats_server import NatsServer
 from support.harness import worker
-from support.jobs import outcome, publish, settled
+from support.jobs import outcome, publish, settled, text
 from support.repositories import (
     applied,
     artifacts,
@@ -15,6 +15,7 @@ from support.repositories import (
     content,
     git,
     repository_worker,
+    snapshot,
     source_repository,
 )
 
@@ -75,19 +76,22 @@ ln -s /etc "$AGENTBUS_ARTIFACTS"
 OWN_HEAD = """
 echo two > README
 rm .git/HEAD; mkfifo .git/HEAD
-rm -rf .git/objects; ln -s / .git/objects
+rm -rf .git/objects .git/refs/heads; ln -s / .git/objects; ln -s / .git/refs/heads
 """
 
 BIG = """
 head -c 3000000 /dev/urandom > big; git add big; git commit -qm 'Much'
 git gc -q --prune=now; git branch -q -D main 2>/dev/null || true
+mkfifo .git/refs/heads/fifo; ln -s ../../HEAD .git/refs/heads/link; printf x > $'.git/refs/heads/a\nb'
 """
 
 
 async def test_nothing_that_an_agent_sets_or_leaves_is_run_or_followed(
-    coordinator: Coordinator, server: NatsServer, tmp_path: Path
+    coordinator: Coordinator, server: NatsServer, tmp_path: Path, home: Path
 ):
     source, hooks, marker = source_repository(tmp_path / "source"), tmp_path / "hooks", tmp_path / "has run"
+    (home / "notes").write_text("of the person\n", encoding="utf-8")
+    around = snapshot(home), snapshot(source)
     hooks.mkdir()
     (hooks / "attributes").write_text("* filter=evil\n", encoding="utf-8")
     ran = tmp_path / "program"
@@ -112,6 +116,7 @@ async def test_nothing_that_an_agent_sets_or_leaves_is_run_or_followed(
         removed, head, big = [await settled(coordinator, task_id) for task_id in others]
         assert not child.said("Traceback")
     assert not marker.exists(), marker.read_text(encoding="utf-8")
+    assert (snapshot(home), snapshot(source)) == around
     assert {done.state, removed.state, head.state, big.state} == {"completed"}
     [tree] = tmp_path.glob("worker/state/*/code/clones/programs/tree")
     git(tree, "--work-tree=.", "status", check=False)
@@ -143,3 +148,28 @@ async def test_nothing_that_an_agent_sets_or_leaves_is_run_or_followed(
     )
     [record] = tmp_path.glob("worker/state/*/code/clones/big/record.json")
     assert not json.loads(record.read_bytes())["home"], "the clone stays until its work is at home"
+
+
+async def test_a_submodule_is_not_followed_and_a_pointer_of_lfs_stays_a_pointer(
+    coordinator: Coordinator, server: NatsServer, tmp_path: Path
+):
+    inner, source, clone = source_repository(tmp_path / "inner"), source_repository(tmp_path / "source"), tmp_path / "c"
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 5\n"
+    (source / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n", encoding="utf-8")
+    (source / "large.bin").write_text(pointer, encoding="utf-8")
+    git(source, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(inner), "inner")
+    git(source, "add", "-A")
+    git(source, "commit", "-qnm", "With a submodule")
+    git(tmp_path, "clone", "-q", "--no-local", str(source), str(clone))
+    script = """
+        ls -A inner; cat large.bin
+        sed -i s/aaaa/bbbb/ large.bin; git add -A inner; echo two > README
+        cd inner; git init -q; git -c user.name=a -c user.email=a@b commit -qm x --allow-empty
+    """
+    async with worker(repository_worker(tmp_path / "worker", server.url, source, script)):
+        done = await outcome(coordinator, "work", task_id="job-1")
+    assert (done.state, text(done)) == ("completed", pointer), "the folder of the submodule is empty"
+    await applied(coordinator, done, clone)
+    assert changes(done).files == 2
+    assert (clone / "large.bin").read_text(encoding="utf-8") == pointer.replace("aaaa", "bbbb", 1)
+    assert git(clone, "ls-tree", "HEAD", "inner").split()[2] == git(inner, "rev-parse", "HEAD")

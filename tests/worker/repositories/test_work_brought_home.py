@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from agentbus import Coordinator
+from agentbus.errors import WorkError
 from agentbus.provision.nats_server import NatsServer
+from agentbus.tasks.work.applying import apply
+from agentbus.tasks.work.own_repository import branch_for, own_repository
 from support.harness import BOUND_S, eventually, worker
 from support.jobs import outcome, text
 from support.repositories import (
@@ -35,6 +38,22 @@ echo hidden > .env
 mkdir build; echo x > build/x
 mkdir "$AGENTBUS_ARTIFACTS"; echo report > "$AGENTBUS_ARTIFACTS/report.md"
 pwd
+"""
+
+BRANCHES = """
+set -e
+git config user.email agent@example.com; git config user.name Agent
+commit() { echo "$1" > "$1"; git add "$1"; git commit -qm "$1"; }
+case "$(cat)" in
+    *'"unchanged"'*) git checkout -qb side; commit side; git checkout -q agentbus/unchanged; exit ;;
+esac
+git checkout -qb side/one; commit one; git pack-refs --all
+git checkout -qb merged; commit merged; git branch tip; commit two
+git checkout -q release; git checkout -q --orphan alone; git rm -qrf .; commit alone
+git checkout -q agentbus/branches; commit mine; git merge -q --no-edit tip; git branch -D tip
+git checkout -qb last; commit .env; git rm -q .env; git commit -qm gone; echo later > later
+git update-ref refs/heads/broken HEAD; printf 1234567890123456789012345678901234567890 > .git/refs/heads/broken
+git checkout -q agentbus/branches; commit more; git checkout -q last
 """
 
 SESSIONS = """
@@ -150,3 +169,37 @@ async def test_commits_that_were_not_pushed_go_along_with_a_task_and_its_changes
     assert (changes(done).base, changes(done).commits) == (base, 1)
     await applied(coordinator, done, clone)
     assert (clone / "own").read_text(encoding="utf-8") == "not pushed\nmore\n"
+
+
+async def test_branches_that_are_not_checked_out_come_home_as_well_and_committed_secrets_are_named(
+    coordinator: Coordinator, server: NatsServer, tmp_path: Path
+):
+    source, clone = source_repository(tmp_path / "source"), tmp_path / "clone"
+    git(tmp_path, "clone", "-q", "--no-local", str(source), str(clone))
+    git(source, "branch", "release")
+    async with worker(repository_worker(tmp_path / "worker", server.url, source, BRANCHES)):
+        done = await outcome(coordinator, "branches", task_id="branches")
+        unchanged = await outcome(coordinator, "unchanged", task_id="unchanged")
+    assert (done.state, unchanged.state) == ("completed", "completed"), done.result
+    found = changes(done)
+    assert {one.branch: one.commits for one in found.branches} == {"merged": 3, "agentbus/branches-2": 5}
+    assert {one.name: one.why for one in found.left_out} == {
+        "branch alone": "it does not go on from the base of the task",
+        "branch broken": "its commits cannot be read",
+    }
+    assert (found.uncommitted, found.secrets) == (True, (".env",))
+    for status, branch, files in (
+        (done, None, {"one", "merged", "mine", "later"}),
+        (done, "merged", {"one", "merged", "two"}),
+        (done, "agentbus/branches-2", {"one", "merged", "mine", "more"}),
+        (unchanged, "side", {"side"}),
+    ):
+        own = await own_repository(clone)
+        made = branch_for(status.task_id, take=branch)
+        applied_branch = await apply(coordinator.bus, status, own, made, branch)
+        named = git(clone, "diff", "--name-only", applied_branch.changes.base, made).splitlines()
+        assert set(named) == files, (branch, named)
+    for branch, said in ((None, r"has left other branches: side \(agentbus work apply --take BRANCH\)"),
+                         ("none", "has left no further branch 'none'; it has left: side")):  # fmt: skip
+        with pytest.raises(WorkError, match=said):
+            await apply(coordinator.bus, unchanged, await own_repository(clone), "x", branch)

@@ -1,23 +1,27 @@
 """Finds out what a run has changed in its clone, and writes it as a bundle and as a patch.
 
 All of it is done in the repository of the worker (`own.git`): what the agent has made of its own is data, of which the
-objects and the name of the commit that is checked out are read, and no setting. Where even these cannot be used, as the
+objects and the names of commits are read, and no setting. Where even these cannot be used, as the
 agent has removed `.git` for example, the files alone count.
 """
 
+import itertools
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from agentbus.errors import GitTooLargeError
 from agentbus.git.running import Git
-from agentbus.protocol.work.results import BUNDLE, MAX_TITLES, PATCH, Changes, Commit, LeftOut
+from agentbus.protocol.work.results import BUNDLE, MAX_SECRETS, MAX_TITLES, PATCH, Changes, Commit, LeftOut
 from agentbus.visible_text import one_line
 from agentbus_worker.disk.threads import DiskThreads
 from agentbus_worker.repositories.changed_files import LeftFiles, stage
 from agentbus_worker.repositories.clone import Clone
 from agentbus_worker.repositories.head_of_agent import excludes_of, head_of
+from agentbus_worker.repositories.other_branches import note_branches, other_branches
+from agentbus_worker.repositories.secret_names import looks_like_a_secret
 
 _MAX_PATCH_BYTES: Final = 33_554_432
 """A patch is for reading; the bundle has everything. Git holds the files of a patch in memory."""
@@ -73,9 +77,12 @@ async def changes_of(
     if uncommitted:
         message = _MESSAGE.format(task=clone.record.task).encode()
         head = (await git.run("commit-tree", tree, "-p", head, timeout_s=timeout_s, stdin=message)).text
+    base = clone.record.base
+    branches = await other_branches(git, clone, head, left, timeout_s=timeout_s, threads=threads)
     changes = await _summary(git, clone, head, uncommitted=uncommitted, left=left, timeout_s=timeout_s)
-    found = BroughtChanges(changes)
-    if head != clone.record.base:
+    secrets = await _secrets(git, base, (head, *(one.head for one in branches)), timeout_s)
+    found = BroughtChanges(replace(changes, branches=branches, secrets=secrets))
+    if head != base or branches:
         await _write(git, found, into, max_bytes=max_bytes, timeout_s=timeout_s)
     return found
 
@@ -121,28 +128,52 @@ async def _summary(
     return replace(known, commits=int(count), files=files, insertions=insertions, deletions=deletions, log=log)
 
 
+async def _secrets(git: Git, base: str, heads: Iterable[str], timeout_s: float) -> tuple[str, ...]:
+    """Return files in the commits of the agent whose names are those of files with secrets.
+
+    They come home: they are a part of commits. What the worker commits has none, but for files that it finds there.
+    """
+    listing = ("log", "-z", "--format=", "--name-only", "--no-renames", "--diff-filter=AM")
+    names = (await git.run(*listing, *heads, f"^{base}", "--", timeout_s=timeout_s)).names
+    found = (one_line(os.fsdecode(name)) for name in dict.fromkeys(names) if looks_like_a_secret(os.fsdecode(name)))
+    return tuple(itertools.islice(found, MAX_SECRETS))
+
+
 async def _write(git: Git, found: BroughtChanges, into: Path, *, max_bytes: int, timeout_s: float) -> None:
     changes = found.changes
-    bundle, patch = into / BUNDLE, into / PATCH
-    ref = f"refs/heads/{changes.branch}"
-    await git.run("update-ref", "--no-deref", ref, changes.head, timeout_s=timeout_s)
-    words = ("bundle", "create", "--quiet", "--version=2", "-", ref, f"^{changes.base}")
     try:
-        await git.run(*words, timeout_s=timeout_s, max_bytes=max_bytes, into=bundle)
-        found.files[BUNDLE] = bundle
+        found.files[BUNDLE] = await _bundle(git, changes, into / BUNDLE, max_bytes=max_bytes, timeout_s=timeout_s)
     except GitTooLargeError:
         found.left_out.append(LeftOut(BUNDLE, f"it has more than {max_bytes} bytes (max_changes_bytes)"))
         found.left_out.append(LeftOut(PATCH, "the changes are too large"))
         return
+    if changes.head == changes.base:
+        return
     if (size := await _size_of_files(git, changes, timeout_s)) > _MAX_PATCH_BYTES:
         found.left_out.append(LeftOut(PATCH, f"the changed files have {size} bytes; the bundle has them"))
         return
+    patch = into / PATCH
     showing = ("diff", "--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv")
     try:
         await git.run(*showing, changes.base, changes.head, timeout_s=timeout_s, max_bytes=_MAX_PATCH_BYTES, into=patch)
         found.files[PATCH] = patch
     except GitTooLargeError:
         found.left_out.append(LeftOut(PATCH, f"it has more than {_MAX_PATCH_BYTES} bytes; the bundle has everything"))
+
+
+async def _bundle(git: Git, changes: Changes, bundle: Path, *, max_bytes: int, timeout_s: float) -> Path:
+    """Write the bundle with all branches.
+
+    Raises:
+        GitTooLargeError: it has more than `max_bytes`.
+    """
+    branches = {one.branch: one.head for one in changes.branches}
+    if changes.head != changes.base:
+        branches[changes.branch] = changes.head
+    await note_branches(git, branches, timeout_s)
+    words = ("bundle", "create", "--quiet", "--version=2", "-", *(f"refs/heads/{name}" for name in branches))
+    await git.run(*words, f"^{changes.base}", timeout_s=timeout_s, max_bytes=max_bytes, into=bundle)
+    return bundle
 
 
 async def _size_of_files(git: Git, changes: Changes, timeout_s: float) -> int:

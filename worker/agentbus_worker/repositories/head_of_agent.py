@@ -1,4 +1,4 @@
-"""Reads which commit an agent has checked out, without running git on what the agent may have configured.
+"""Reads which commit an agent has checked out, and its branches, without running git on what it may have configured.
 
 Git would read `.git/config`, which can name programs for almost anything. So the files are read as what they are: small
 texts, of which each may be missing, of another kind, or hold anything.
@@ -8,12 +8,15 @@ import contextlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 _MAX_BYTES: Final = 4 * 1024 * 1024
 """Of `packed-refs`: a repository with 50,000 branches and tags. All other files have one line."""
 _COMMIT: Final = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_MAX_REFS: Final = 10_000
+"""More than a person has branches; each that is no packed one is a file to read."""
 _MAX_LINKS: Final = 5
 """As many as git itself follows."""
 
@@ -34,6 +37,41 @@ def head_of(repository: Path) -> str | None:
             return None
         name = line.removeprefix(b"ref: ")
     return None
+
+
+def refs_of(repository: Path, kind: str) -> dict[str, str]:
+    """Return the commits of branches, by name: `heads` of a `.git` folder, or `remotes`; the first ones of very many.
+
+    Args:
+        kind: the folder of `refs` in which they lie.
+    """
+    folder = repository / "refs" / kind
+    if any(_is_link(path) for path in (repository, folder.parent)):
+        return {}
+    prefix = f"refs/{kind}/".encode()
+    found: dict[bytes, bytes] = {}
+    for line in (_read(repository / "packed-refs") or b"").splitlines():
+        commit, _, name = line.partition(b" ")
+        if name.startswith(prefix) and _COMMIT.fullmatch(commit) and len(found) < _MAX_REFS:
+            found[name.removeprefix(prefix)] = commit
+    for path in () if _is_link(folder) else _files_below(folder):
+        name = os.fsencode(path.relative_to(folder).as_posix())
+        if (content := _read(path)) is not None and _COMMIT.fullmatch(content.strip()):
+            found[name] = content.strip()
+    return {os.fsdecode(name): commit.decode() for name, commit in found.items()}
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, through no link, and not very many."""
+    pending, seen = [folder], 0
+    while pending and seen < _MAX_REFS:
+        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                seen += 1
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(Path(entry.path))
+                elif not entry.is_symlink():
+                    yield Path(entry.path)
 
 
 def excludes_of(repository: Path) -> bytes:
