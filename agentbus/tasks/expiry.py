@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.errors import CorruptEntryError, PermissionDeniedError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import make_result_id, random_token
@@ -20,24 +21,26 @@ _INBOX_REFUSES: Final = (PermissionDeniedError, StreamFullError, SetupMissingErr
 """The reader may not publish to the inbox, or it is full. The next reader tries again: the ledger has the result."""
 
 
-async def settle_expired(bus: Bus, records: Iterable[Record]) -> list[Record]:
+def may_have_expired(records: Iterable[Record]) -> bool:
+    """Whether `settle_expired` has anything to do with some of the records."""
+    return not all(_settled_by_worker(record.entry) for record in records)
+
+
+async def settle_expired(bus: Bus, records: Iterable[Record], queue: StreamInfo | None) -> list[Record]:
     """Settle the expired tasks among `records`; returns the ledger entry of each record afterwards.
 
     A task has expired when its ledger entry has not changed for longer than the task stream keeps a message, by the
     server's clock; the owner of a running task renews its entry. An expired task is settled as `failed` with the error
     `expired`, or as `cancelled` if a coordinator has requested that. Any reader may settle it; compare-and-set
     guarantees that it happens once. Later readers publish the result again, in case the first one died before it did.
+
+    Args:
+        queue: the state of the task stream; None where this user may not read how long the bus keeps a task.
     """
     found = list(records)
-    if not found or all(_settled_by_worker(record.entry) for record in found):
-        return found
-    try:
-        stream = await bus.stream_info(subjects.TASKS_STREAM)
-    except (PermissionDeniedError, SetupMissingError):
-        return found  # this user may not read how long the bus keeps a task
-    now, max_age_s = stream.server_time, stream.max_age_s
-    if now is None:
+    if queue is None or queue.server_time is None:
         return found  # a server before 2.10 does not tell its time
+    now, max_age_s = queue.server_time, queue.max_age_s
     for number, record in enumerate(found):
         age_s = (now - record.changed_at).total_seconds()
         if not record.entry.terminal and max_age_s and age_s > max(max_age_s, _owner_s(record.entry)):

@@ -91,6 +91,19 @@ async def test_a_wait_for_several_tasks_reads_each_once_and_looks_once_where_the
         assert (await waiting).settled.keys() == set(ids)
 
 
+async def test_waits_that_end_in_vain_at_once_look_once_at_what_the_queue_holds(
+    link: AlteredLink, coordinator: Coordinator
+):
+    ids = [f"job-{number}" for number in range(20)]
+    for task_id in ids:
+        await coordinator.publish("code", "x", task_type="test", task_id=task_id)
+    async with connect(link.url) as main:
+        seen = counting(link, "$JS.API.STREAM.INFO.AGENT_TASKS")
+        waited = await asyncio.gather(*(main.wait([one], timeout_s=0.5) for one in ids))
+    assert [list(one.pending) for one in waited] == [[one] for one in ids]
+    assert 1 <= seen["$JS.API.STREAM.INFO.AGENT_TASKS"] < len(ids)  # each has looked twice before
+
+
 @pytest.mark.parametrize("count", [1, 5])
 async def test_only_changes_of_the_tasks_that_are_waited_for_are_delivered(
     link: AlteredLink, coordinator: Coordinator, count: int

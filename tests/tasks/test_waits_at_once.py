@@ -243,3 +243,33 @@ async def test_consumers_that_share_a_subscription_get_what_is_theirs(
                 told = [task_of(await inbox.next()) for _ in range(50)]
                 assert told == [f"result-{number}" for number in range(50)]
         assert [task_of(message) for message in await coordinator.results(2)] == ["result-48", "result-49"]
+
+
+async def test_waits_of_a_user_who_may_not_follow_several_keys_all_end(tmp_path: Path):
+    conf = tmp_path / "older.conf"
+    store, refused = json.dumps(str(tmp_path / "older")), f"$JS.API.CONSUMER.CREATE.{LEDGER}.*"
+    conf.write_text(
+        f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {store} }}\nno_auth_user: a\n"
+        "authorization { users: [ { user: a, password: b }, "
+        f'{{ user: c, password: d, permissions: {{ publish: {{ allow: ">", deny: "{refused}" }} }} }} ] }}\n',
+        encoding="utf-8",
+    )
+    ids = [f"job-{number}" for number in range(30)]
+    async with (
+        run_server(store=tmp_path / "older", config=conf) as server,
+        connect(server.url) as other,
+        connect(server.url.replace("//", "//c:d@")) as main,
+    ):
+        await set_up(other.bus)
+        await publish(other, ids)
+        waiting = waits(main, ids)
+
+        async def found() -> bool:
+            return 0 in await followed_keys(other.bus, LEDGER)
+
+        await eventually(found, "all entries are followed, for several may not be")
+        for task_id in ids:
+            await change(other, task_id)
+        for task_id, waited in zip(ids, await asyncio.gather(*waiting), strict=True):
+            assert waited.settled.keys() == {task_id}
+        assert not main.bus.reads_whole_ledger

@@ -11,17 +11,19 @@ from datetime import datetime
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.bus.reading.backwards import Read
 from agentbus.bus.reading.ledger_parts import part_of
 from agentbus.bus.reading.ledger_reader import LedgerReader
-from agentbus.errors import CorruptEntryError, PermissionDeniedError, SetupMissingError
+from agentbus.errors import CorruptEntryError, PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE
 from agentbus.protocol.ledger_entry import NoEntry, Record, read_entry
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
-from agentbus.tasks.expiry import settle_expired, settle_unrun
+from agentbus.tasks.expiry import may_have_expired, settle_expired, settle_unrun
 from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.lost.queue_state import queue_state
 from agentbus.tasks.lost.queue_walk import missing_in_queue
 from agentbus.tasks.publish import LOST_AFTER_S
 from agentbus.tasks.status import Loss, TaskStatus
@@ -50,9 +52,15 @@ async def look_after(
         asker: the coordinator that looks.
         settles: whether lost tasks are settled; otherwise they are only named.
     """
-    found = await settle_expired(bus, records)
+    found = list(records)
+    if may_have_expired(found):
+        counted = not bus.reads_queue and any(one.entry.state == "queued" for one in found)
+        queue = await queue_state(bus, counted=counted)
+        found = await settle_expired(bus, found, queue)
+    else:
+        queue = None
     waiting = [one for one in found if one.entry.state == "queued"]
-    changed = await _losses(bus, waiting, settles=settles) if waiting else {}
+    changed = await _losses(bus, waiting, queue, settles=settles) if waiting and queue is not None else {}
     return [TaskStatus(now, asker, loss) for now, loss in (changed.get(record.key, (record, None)) for record in found)]
 
 
@@ -94,22 +102,21 @@ async def lost_tasks(
     return [one for one in await look_after(bus, records, asker=asker, settles=settles) if one.loss is not None]
 
 
-async def _losses(bus: Bus, records: Sequence[Record], *, settles: bool) -> dict[TaskKey, tuple[Record, Loss | None]]:
+async def _losses(
+    bus: Bus, records: Sequence[Record], queue: StreamInfo, *, settles: bool
+) -> dict[TaskKey, tuple[Record, Loss | None]]:
     """Return what becomes of the tasks among `records`, all of them queued, that the queue does not hold."""
-    counted = "" if bus.reads_queue else subjects.all_of("*")
-    try:
-        stream = await bus.stream_info(subjects.TASKS_STREAM, subjects_filter=counted)
-    except (PermissionDeniedError, SetupMissingError):
-        return {}
-    age_s = {one.key: _age_s(one, stream.server_time) for one in records}
+    age_s = {one.key: _age_s(one, queue.server_time) for one in records}
     looked_for = {one.key: one for one in records if age_s[one.key] >= _NAMED_AFTER_S}
     kind = Loss.PROVED if bus.reads_queue else Loss.POSSIBLE
     if kind is Loss.POSSIBLE:
-        missing = _perhaps_missing(looked_for.values(), stream.state.subjects or {})
+        missing = _perhaps_missing(looked_for.values(), queue.state.subjects or {})
     else:
         missing = await _missing(bus, looked_for)
         if not bus.reads_queue:
-            return await _losses(bus, records, settles=settles)  # this user may not, as the server says by now
+            # This user may not, as the server says by now.
+            counts = await queue_state(bus, counted=True)
+            return await _losses(bus, records, counts, settles=settles) if counts is not None else {}
     return {
         key: await _judged(bus, looked_for[key], kind, settles=settles and age_s[key] >= LOST_AFTER_S)
         for key in missing
