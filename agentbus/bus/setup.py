@@ -86,7 +86,7 @@ async def set_up(
     findings += [await _apply_to_consumer(bus, step) for step in steps[len(wanted) :]]
     everyone = sorted({*agents, *await known_agents(bus)})
     findings += await set_up_progress(bus, everyone, granted, update=update)
-    return findings + await set_up_inputs(bus, everyone, granted, for_new, update=update)
+    return findings + await set_up_inputs(bus, everyone, granted, for_new, update=update, for_existing=replicas)
 
 
 async def set_up_coordinators(bus: Bus, coordinators: Sequence[str]) -> list[Finding]:

@@ -110,4 +110,9 @@ async def test_tasks_that_wait_and_run_are_done_once_though_every_server_restart
 
                 await eventually(all_told, "the inbox has each result", timeout_s=2 * ELECTION_S)
                 assert await told() == sorted([*ids, later.id])
+
+            async def led() -> bool:
+                return await servers.meta_leader() in servers.running
+
+            await eventually(led, "JetStream has a leader that runs", timeout_s=2 * ELECTION_S)
             assert "has the newest layout" in (await upgrade(servers)).out

@@ -23,7 +23,7 @@ _ABOVE_USED: Final = 1.25
 
 
 async def set_up_inputs(
-    bus: Bus, agents: Sequence[str], granted_bytes: int, replicas: int, *, update: bool
+    bus: Bus, agents: Sequence[str], granted_bytes: int, replicas: int, *, update: bool, for_existing: int | None = None
 ) -> list[Finding]:
     """Make the buckets of `agents` that are missing, in the room that is left; then they are smaller.
 
@@ -32,13 +32,19 @@ async def set_up_inputs(
         granted_bytes: the storage of the account; -1 for no limit.
         replicas: of a bucket that is made.
         update: also apply the differences of existing buckets.
+        for_existing: how many replicas existing buckets get; None leaves those that they have.
 
     Raises:
         PermissionDeniedError: the user may not administer the bus.
         BusUnavailableError: the bus does not answer.
     """
     size = size_for(len(agents), granted_bytes)
-    return [await _set_up_one(bus, agent, size, replicas, update=update) for agent in agents]
+    return [
+        await _set_up_one(bus, agent, size, replicas, update=update)
+        if (moved := await _moved(bus, agent, for_existing)) is None
+        else moved
+        for agent in agents
+    ]
 
 
 async def shrink_inputs(bus: Bus) -> None:
@@ -97,6 +103,21 @@ async def _set_up_one(bus: Bus, agent: str, size: int, replicas: int, *, update:
         return Finding("inputs", name, "different", (*finding.differences, f"cannot be changed: {error}"))
     left = differences_between(inputs_config(agent), made)
     return Finding("inputs", name, "different" if left else "updated", left or finding.differences)
+
+
+async def _moved(bus: Bus, agent: str, replicas: int | None) -> Finding | None:
+    """Change the replicas of a bucket, which is smaller then where there is no room for each; None if it has them."""
+    found = await _config_of(bus, agent)
+    wanted = {"num_replicas": replicas}
+    if found is None or replicas is None or not (differences := differences_between(wanted, found)):
+        return None
+    name, has = input_names.stream(agent), found.get("max_bytes", -1)
+    least = int((await bus.stream_info(name)).state.bytes * _ABOVE_USED)
+    try:
+        await _as_large_as_fits(bus, "UPDATE", {**found, **wanted}, has, least=max(LEAST_BYTES, least))
+    except (ApiError, StreamFullError) as error:
+        return Finding("inputs", name, "different", (*differences, f"cannot be changed: {error}"))
+    return Finding("inputs", name, "updated", differences)
 
 
 async def _as_large_as_fits(

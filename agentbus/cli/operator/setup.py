@@ -180,7 +180,8 @@ async def _wait_for_replicas(
     bus: "Bus", findings: "Sequence[Finding]", agents: "Sequence[str]", replicas: int | None, wait_s: float
 ) -> None:
     """Wait until all streams and consumers have their replicas; without --replicas, warn about a single one."""
-    streams = [item.name for item in findings if item.kind in ("stream", "bucket")]
+    kept = ("stream", "bucket", "inputs")
+    streams = [item.name for item in findings if item.kind in kept and item.outcome != "missing"]
     if replicas is None:
         one = await lazy.replicas.stream_replicas(bus, streams[0])
         if one.cluster and one.wanted == 1:
