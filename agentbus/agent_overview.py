@@ -28,6 +28,7 @@ class AgentOverview:
         unacknowledged: how many tasks a worker has been given and has not settled; None as above.
         named: whether a worker or a set-up has named the agent. Of any other, there are tasks only.
         paused_by: who has paused the agent by hand, as far as this user may know.
+        delivered_seq: messages of the queue behind this sequence were given to no worker; 0 where that is not known.
     """
 
     agent: str
@@ -36,6 +37,7 @@ class AgentOverview:
     unacknowledged: int | None = None
     paused_by: OperatorPause | None = None
     named: bool = True
+    delivered_seq: int = 0
 
     @property
     def online(self) -> bool:
@@ -84,22 +86,23 @@ async def overview_of_agents(bus: Bus, agent: str | None = None) -> list[AgentOv
         PermissionDeniedError: this user may not read the registry.
     """
     counted, without_consumer = await _backlog(bus, agent)
-    backlog = {**counted, **{name: (count, 0) for name, count in without_consumer.items()}}
+    backlog = {**counted, **{name: (count, 0, 0) for name, count in without_consumer.items()}}
     workers, by_hand = await present(bus, agent), await operator_pauses(bus)
     names = sorted({worker.agent for worker in workers} | set(backlog))
     return [
         AgentOverview(
             name,
             tuple(worker for worker in workers if worker.agent == name),
-            *backlog.get(name, (None, None)),
+            *backlog.get(name, (None, None, 0))[:2],
             by_hand.get(name),
+            delivered_seq=backlog.get(name, (None, None, 0))[2],
             named=name not in without_consumer or any(worker.agent == name for worker in workers),
         )
         for name in names
     ]
 
 
-async def _backlog(bus: Bus, agent: str | None) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+async def _backlog(bus: Bus, agent: str | None) -> tuple[dict[str, tuple[int, int, int]], dict[str, int]]:
     """Count the waiting and the unacknowledged tasks of each agent, with all that are stored now.
 
     Those of agents without a consumer, which no worker has ever taken tasks for, are counted apart.
@@ -114,7 +117,7 @@ async def _backlog(bus: Bus, agent: str | None) -> tuple[dict[str, tuple[int, in
     try:
         stored = await _stored(bus, agent)
         async for _ in retry_until(deadline_after(_COUNT_TIMEOUT_S), pause_s=_PAUSE_S):
-            if all(sum(counts) >= stored.get(name, 0) for name, counts in counted.items()):
+            if all(sum(counts[:2]) >= stored.get(name, 0) for name, counts in counted.items()):
                 break
             counted, now = await _counted(bus, agent), await _stored(bus, agent)
             # A worker may have settled some of them, which lowers both numbers.
@@ -124,14 +127,21 @@ async def _backlog(bus: Bus, agent: str | None) -> tuple[dict[str, tuple[int, in
     return counted, {name: count for name, count in stored.items() if count and name not in counted}
 
 
-async def _counted(bus: Bus, agent: str | None) -> dict[str, tuple[int, int]]:
-    """The waiting and the unacknowledged tasks that the consumers of each agent count."""
-    found: dict[str, tuple[int, int]] = {}
+async def _counted(bus: Bus, agent: str | None) -> dict[str, tuple[int, int, int]]:
+    """The waiting and the unacknowledged tasks that the consumers of each agent count, and what they delivered last.
+
+    Of the two consumers of an agent that is the earlier one, of those that have something to deliver.
+    """
+    found: dict[str, tuple[int, int, int]] = {}
     for consumer in await bus.consumers(subjects.TASKS_STREAM):
         name = subjects.agent_of_filter(consumer.filter_subject)
         if name is not None and agent in (None, name):
-            waiting, unacknowledged = found.get(name, (0, 0))
-            found[name] = waiting + consumer.num_pending, unacknowledged + consumer.num_ack_pending
+            waiting, unacknowledged, delivered = found.get(name, (0, 0, 0))
+            if consumer.num_pending:
+                seq = consumer.delivered_stream_seq
+                delivered = min(delivered, seq) if waiting else seq
+            waiting, unacknowledged = waiting + consumer.num_pending, unacknowledged + consumer.num_ack_pending
+            found[name] = waiting, unacknowledged, delivered
     return found
 
 

@@ -1,10 +1,16 @@
-"""Reads an overview of the bus: streams, agents, running tasks, and the tasks that were settled last."""
+"""Reads an overview of the bus in the order in which a person looks at it.
+
+What needs a person, what runs, what waits, what was settled last; agents and streams beside it. All that shows a bus,
+such as `agentbus status` and `top`, shows these data.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
+from agentbus.admin.needs import Needs, needs_of
+from agentbus.admin.queued_tasks import AgentTasks, QueueHeads, counts_of
 from agentbus.agent_overview import AgentOverview
 from agentbus.bus.bounds.fill import coming_to_each, remedy, warning_of
 from agentbus.bus.jetstream_answers import StreamInfo
@@ -29,6 +35,8 @@ STREAMS: Final = (
     subjects.REGISTRY_STREAM,
 )
 _MAX_RUNNING: Final = 50  # a large terminal shows no more
+_LOOKED_AT: Final = 50
+"""Of the tasks that were settled last: the failures among them need a person."""
 
 _T = TypeVar("_T")
 
@@ -55,7 +63,12 @@ class BusOverview:
         servers: the addresses of the bus, without credentials.
         coordinator: the id under which it was read.
         agents: as `Coordinator.overview` returns them.
+        needs: what needs a person, the most urgent first.
         running: the tasks that workers are running, at most 50, the last changed first; without results, as all here.
+            One whose worker is gone is lost, and stands in `needs`.
+        queued: tasks that wait, the oldest first, from the heads of the queues; nothing where this user may not read
+            them.
+        tasks: how many tasks of each agent wait and run.
         progress: what the running tasks told last, as far as it is kept.
         recent: the settled tasks, the newest first.
         warnings: which streams are nearly full, and how an administrator makes room.
@@ -75,6 +88,18 @@ class BusOverview:
     missing: list[str]
     hidden: list[str]
     progress: dict[TaskKey, ProgressMessage] = field(default_factory=dict[TaskKey, ProgressMessage])
+    needs: Needs = field(default_factory=lambda: Needs([], {}))
+    queued: list[TaskStatus] = field(default_factory=list[TaskStatus])
+    tasks: list[AgentTasks] = field(default_factory=list[AgentTasks])
+
+    def tasks_of(self, agent: str) -> AgentTasks:
+        """Return how many tasks of an agent wait and run."""
+        return next((one for one in self.tasks if one.agent == agent), AgentTasks(agent, None, None))
+
+    @property
+    def queued_in_all(self) -> int:
+        """How many tasks wait, as far as that is known."""
+        return sum(one.queued or 0 for one in self.tasks)
 
     def to_json(self) -> dict[str, Json]:
         """Return the overview as a JSON object, without results."""
@@ -84,8 +109,11 @@ class BusOverview:
             "coordinator": self.coordinator,
             "server_version": self.server_version,
             "streams": [usage.to_json() for usage in self.streams],
-            "agents": [agent.to_json() for agent in self.agents],
+            "needs": [need.to_json() for need in self.needs.named],
+            "counts": {**self.needs.counts, "running": len(self.running), "queued": self.queued_in_all},
+            "agents": [{**agent.to_json(), "tasks": self.tasks_of(agent.agent).to_json()} for agent in self.agents],
             "running": [self._running(status) for status in self.running],
+            "queued": [status.to_json(with_result=False) for status in self.queued],
             "recent": [status.to_json(with_result=False) for status in self.recent],
             "warnings": list[Json](self.warnings),
             "missing": list[Json](self.missing),
@@ -97,6 +125,16 @@ class BusOverview:
         return {**status.to_json(with_result=False), **({"progress": told.summary()} if told else {})}
 
 
+@dataclass(frozen=True, slots=True)
+class _TasksNow:
+    at: datetime
+    running: list[TaskStatus]
+    waiting: list[TaskStatus]
+    settled: list[TaskStatus]
+    counts: list[AgentTasks]
+    needs: Needs
+
+
 class OverviewReader:
     """Reads overviews. What the server refused once is not requested again, because the server logs every refusal."""
 
@@ -104,6 +142,7 @@ class OverviewReader:
         self._coordinator = coordinator
         self._recent = recent
         self._hidden: set[str] = set()
+        self._heads = QueueHeads(coordinator.bus, coordinator.agent)
 
     async def read(self) -> BusOverview:
         """Read the present state.
@@ -118,21 +157,35 @@ class OverviewReader:
         names = [name for name in STREAMS if ledgers is None or name != subjects.STATE_STREAM]
         found = [await self._allowed(name, lambda name=name: self._stream(name, missing)) for name in names]
         streams = [info for info in found if info is not None]
-        running, recent = await self._allowed("tasks", lambda: self._tasks(ledgers, agents)) or ([], [])
+        found = await self._tasks_now(ledgers, agents)
         return BusOverview(
-            at=datetime.now(UTC),
+            at=found.at,
             servers=bus.bus.settings.servers,
             coordinator=bus.agent,
             server_version=bus.bus.server_version,
             streams=_usages(streams, ledgers),
             agents=agents,
-            running=running,
-            recent=recent,
+            running=found.running,
+            recent=found.settled[: self._recent],
             warnings=_warnings([*streams, *(ledgers or ())]),
             missing=missing,
             hidden=sorted(self._hidden),
-            progress=await last_of_each(bus.bus, [status.record.key for status in running]),
+            progress=await last_of_each(bus.bus, [status.record.key for status in found.running]),
+            needs=found.needs,
+            queued=[status for status in found.waiting if not status.settled],
+            tasks=found.counts,
         )
+
+    async def _tasks_now(self, ledgers: Sequence[StreamInfo] | None, agents: Sequence[AgentOverview]) -> "_TasksNow":
+        working, settled = await self._allowed("tasks", lambda: self._tasks(ledgers, agents)) or ([], [])
+        lost = [] if "agents" in self._hidden else _lost(working, agents)
+        waiting = await self._allowed("queue", lambda: self._heads.waiting(agents)) or []
+        all_working = "tasks" not in self._hidden and len(working) < _MAX_RUNNING
+        counts = counts_of(agents, working, lost=lost, waiting=waiting, all_working=all_working)
+        running = [status for status in working if status not in lost]
+        now, queued = datetime.now(UTC), {one.agent: one.queued or 0 for one in counts}
+        needs = needs_of(agents, working, settled, lost=lost, queued=queued, now=now)
+        return _TasksNow(now, running, waiting, settled, counts, needs)
 
     async def _allowed(self, name: str, read: Callable[[], Awaitable[_T | None]]) -> _T | None:
         if name in self._hidden:
@@ -164,9 +217,19 @@ class OverviewReader:
             bus.bus,
             wanted,
             running=_MAX_RUNNING,
-            settled=self._recent,
+            settled=max(self._recent, _LOOKED_AT),
             in_work={one.agent: one.unacknowledged for one in agents},
         )
+
+
+def _lost(working: Sequence[TaskStatus], agents: Sequence[AgentOverview]) -> list[TaskStatus]:
+    """Return the tasks whose worker is gone."""
+    alive = {(worker.agent, worker.instance) for agent in agents for worker in agent.workers}
+    return [
+        status
+        for status in working
+        if (claim := status.record.entry.claim) is not None and (status.agent, claim.worker) not in alive
+    ]
 
 
 def _usage(info: StreamInfo) -> StreamUsage:

@@ -17,6 +17,8 @@ _BETWEEN: Final = 2
 """The blanks between two columns."""
 _BESIDE: Final = 24
 """Columns that stand beside the first one have this much room at least; on a narrower terminal they stand below it."""
+_LEAST: Final = 10
+"""How narrow a column of a plain table becomes before it is left out."""
 _MOST: Final = 1_000
 """No cell is wider than this."""
 
@@ -35,6 +37,36 @@ class Column:
     least: int | None = None
 
 
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first column is whole; the others are cut where there is no room, the last ones first."""
+    columns = [Column(title, at, _LEAST if at else None) for at, title in enumerate(titles)]
+    cells = [[cell.replace("\n", "; ") for cell in row] for row in rows]
+    print_fitted(columns, [dict(zip(titles, row, strict=True)) for row in cells])
+
+
+def print_figures(
+    name: str, order: Sequence[str], rows: Sequence[tuple[str, Mapping[str, str]]], importance: Sequence[str]
+) -> None:
+    """Print a table of numbers by name, with as many columns as the terminal has room for.
+
+    Args:
+        name: the title of the first column.
+        order: the columns of numbers, from left to right.
+        rows: the name of each, and its numbers by column. A column without any is left out.
+        importance: the columns, the most important first.
+    """
+    widths = {one: max(len(one), *(len(cells.get(one, "")) for _, cells in rows), 0) for one in order}
+    shown = [one for one in order if any(cells.get(one) for _, cells in rows)]
+    columns = [Column(name, 0), *(Column(one.rjust(widths[one]), 1 + importance.index(one)) for one in shown)]
+    print_fitted(
+        columns,
+        [
+            {name: title, **{one.rjust(widths[one]): cells.get(one, "").rjust(widths[one]) for one in shown}}
+            for title, cells in rows
+        ],
+    )
+
+
 def print_fitted(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], empty: str = "none") -> None:
     """Print a table; see `fitted`."""
     with writing():
@@ -49,14 +81,21 @@ def fitted(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: 
         rows: the cells by the titles of their columns. A column without any is left out.
         empty: what stands there if there are no rows.
     """
+    return Text("\n", no_wrap=True).join(fitted_lines(columns, rows, width, empty))
+
+
+def fitted_lines(
+    columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int, empty: str = "none"
+) -> list[Text]:
+    """Return the same as the title and each row, which are two lines where there is no room beside the first column."""
     if not rows:
-        return Text(empty, style="dim")
+        return [Text(empty, style="dim")]
     shown = [{title: one_line(cell[:_MOST]) for title, cell in row.items()} for row in rows]
     first, *others = [column for column in columns if any(row.get(column.title) for row in shown)]
     whole, widths = _layout(first, others, shown, width)
     lines = [_row({one.title: one.title for one in columns}, first.title, whole, widths, head=True)]
     lines += [_row(row, first.title, whole, widths) for row in shown]
-    return Text("\n", no_wrap=True).join(lines)
+    return lines
 
 
 def _layout(
@@ -120,9 +159,24 @@ def _cut(text: str, width: int) -> str:
     return _padded(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
 
 
+def terminal_width() -> int:
+    """Return how many columns standard output has."""
+    return Console().width
+
+
+def colour_of(cell: str) -> str | None:
+    """Return the colour of a cell that is a known word."""
+    return style_of(cell) or None
+
+
 def ago(now: datetime, then: datetime | None) -> str:
     """Write how long something is past: `8 s`, `12 min`; nothing of what is not known."""
     return "" if then is None else duration((now - then.astimezone(UTC)).total_seconds())
+
+
+def since(then: datetime) -> str:
+    """Write how long something is past now."""
+    return ago(datetime.now(UTC), then)
 
 
 def duration(seconds: float) -> str:

@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from agentbus.admin.doctor import check_context, configuration, finding, run_checks
     from agentbus.bus import replicas, setup
     from agentbus.bus.wanted import retention
-    from agentbus.cli import past_times, session, tables, waiting_tasks
+    from agentbus.cli import completing, fitted_table, past_times, session, waiting_tasks
     from agentbus.cli.coordinator import (
         cost_report,
         figures,
         inbox_line,
         publish_lines,
         question_list,
-        status_tables,
         task_log,
         task_search,
     )
     from agentbus.cli.coordinator.events import notifying, watching
     from agentbus.cli.coordinator.publishing import answer, awaited, following, new_agents
-    from agentbus.cli.coordinator.showing import agent_rows, task_rows, task_view
+    from agentbus.cli.coordinator.showing import agent_rows, page, task_rows, task_view
+    from agentbus.cli.coordinator.watching import live_top
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
     from agentbus.cli.work import diff_text, summary
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from agentbus.tasks.listing import spending, task_list, wanted
     from agentbus.tasks.progress import last
     from agentbus.tasks.work import applying, artifacts, attachments, comparison, own_repository, sending
+    from agentbus.ui import queued_content
 else:
     _PACKAGES = {
         "agentbus.admin": [
@@ -67,14 +68,15 @@ else:
         "agentbus.bus": ["replicas", "setup"],
         "agentbus.bus.wanted": ["retention"],
         "agentbus": ["task_handle"],
-        "agentbus.cli": ["past_times", "session", "tables", "waiting_tasks"],
+        "agentbus.cli": ["completing", "fitted_table", "past_times", "session", "waiting_tasks"],
         "agentbus.cli.coordinator": [
-            "cost_report", "figures", "inbox_line", "publish_lines", "question_list", "status_tables", "task_log",
+            "cost_report", "figures", "inbox_line", "publish_lines", "question_list", "task_log",
             "task_search",
         ],
         "agentbus.cli.coordinator.events": ["notifying", "watching"],
         "agentbus.cli.coordinator.publishing": ["answer", "awaited", "following", "new_agents"],
-        "agentbus.cli.coordinator.showing": ["agent_rows", "task_rows", "task_view"],
+        "agentbus.cli.coordinator.showing": ["agent_rows", "page", "task_rows", "task_view"],
+        "agentbus.cli.coordinator.watching": ["live_top"],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
         "agentbus.cli.work": ["diff_text", "summary"],
@@ -90,6 +92,7 @@ else:
         "agentbus.tasks.events": ["task_event"],
         "agentbus.tasks.listing": ["spending", "task_list", "wanted"],
         "agentbus.tasks.progress": ["last"],
+        "agentbus.ui": ["queued_content"],
         "agentbus.tasks.work": [
             "applying", "artifacts", "attachments", "comparison", "own_repository", "sending",
         ],

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import click
 
-from agentbus.cli import lazy
+from agentbus.cli import lazy, output
 from agentbus.errors import ConfigError, InvalidIdError
 from agentbus.protocol import subjects, task_names
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable
     from datetime import datetime
     from pathlib import Path
+
+    from click.shell_completion import CompletionItem
 
     from agentbus.coordinator import Coordinator
 
@@ -45,6 +48,17 @@ class AgentId(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  #
         except InvalidIdError as error:
             self.fail(str(error), param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        """Offer the agents of the bus."""
+        del param
+        return _items(((agent, None) for agent in lazy.completing.names(ctx)["agents"]), incomplete)
+
+
+def _items(offered: "Iterable[tuple[str, str | None]]", incomplete: str) -> "list[CompletionItem]":
+    from click.shell_completion import CompletionItem  # noqa: PLC0415  # completion alone needs it
+
+    return [CompletionItem(value, help=help_) for value, help_ in offered if value.startswith(incomplete)]
+
 
 class TaskId(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """Validates a task id."""
@@ -71,6 +85,13 @@ class TaskName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
         except InvalidIdError as error:
             self.fail(str(error), param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        """Offer the tasks that changed last: their ids or, once an agent is typed, their names."""
+        del param
+        tasks = lazy.completing.names(ctx)["tasks"]
+        by_name = "/" in incomplete
+        return _items(((name if by_name else task_id, state) for task_id, name, state in tasks), incomplete)
+
 
 class GroupName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """Validates the name of a group."""
@@ -83,6 +104,11 @@ class GroupName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
             return lazy.labels.group_name(str(value))
         except InvalidIdError as error:
             self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        """Offer the groups of the tasks that changed last."""
+        del param
+        return _items(((group, None) for group in lazy.completing.names(ctx)["groups"]), incomplete)
 
 
 class QuestionName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
@@ -250,6 +276,20 @@ text_option = click.option(
 owner_option = click.option("--owner", metavar="ID", type=AgentId(), help="Only tasks of this coordinator.")
 since_option = click.option(
     "--since", metavar="TIME", type=Since(), help="Not before this time: 90s, 15m, 2h, 7d, or a date."
+)
+
+
+def _remember_format(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.meta[output.FORMAT] = value
+
+
+output_option = click.option(
+    "--output",
+    type=click.Choice(("table", "json")),
+    expose_value=False,
+    callback=_remember_format,
+    help="How to print it.  [default: a table on a terminal, JSON in a pipe]",
 )
 
 new_agent_option = click.option(

@@ -3,11 +3,24 @@
 from collections.abc import Sequence
 from typing import Any
 
+import click
+
 from agentbus import terminal
 from agentbus.cli import lazy
 from agentbus.terminal import Styled, line, on_terminal
 
-__all__ = ["Styled", "free_slots", "json_line", "line", "on_terminal", "raw_line", "remark", "table"]
+__all__ = ["Styled", "free_slots", "json_line", "line", "on_terminal", "raw_line", "remark", "table", "tabular"]
+
+
+FORMAT = "agentbus.cli.output"
+"""Where the context of a command keeps what `--output` says."""
+
+
+def tabular() -> bool:
+    """Return whether a list is printed as a table: on a terminal, unless `--output` says otherwise."""
+    context = click.get_current_context(silent=True)
+    chosen = context.meta.get(FORMAT) if context is not None else None
+    return on_terminal() if chosen is None else chosen == "table"
 
 
 def json_line(value: Any) -> None:
@@ -21,8 +34,8 @@ def raw_line(data: bytes) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table."""
-    lazy.tables.print_table(columns, rows)
+    """Print a table as wide as the terminal; the first column is never cut."""
+    lazy.fitted_table.print_table(columns, rows)
 
 
 def free_slots(workers: Sequence[dict[str, Any]]) -> str:

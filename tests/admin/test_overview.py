@@ -183,6 +183,6 @@ async def test_on_a_terminal_the_page_has_no_control_characters_from_the_bus(
         more = ["--count", "1"] if command == "top" else []
         code, text = await on_terminal(command, "--nats-url", server.url, *more)
     assert code == 0, text
-    for word in ("Agents", "Running", "Settled", "code", "completed", "AGENT_TASKS"):
+    for word in ("Agents", "Running", "Settled", "code", "completed", "main on nats:"):
         assert word in text
     assert r"evil \x1b[31m text" in text

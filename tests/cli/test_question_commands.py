@@ -90,7 +90,8 @@ async def test_on_a_terminal_the_words_of_an_agent_pass_for_nothing_else(
     code, shown = await on_terminal("question", "list", "--nats-url", server.url, env={"NO_COLOR": "1"})
     assert code == 0
     assert shown.replace("\r\n", "\n").strip("\n").split("\n") == [
-        f"code/a#{run.nonce[:8]}-1  holds up its run until {UNTIL}",
+        f"code/a#{run.nonce[:8]}-1",
+        f"    holds up its run until {UNTIL}",
         r"    operation: Bash\n    folder: /tmp",
         r'    with: {"command":"git push\nrm -rf /"}',
         "    folder: /srv/shop",
@@ -106,11 +107,14 @@ async def test_status_and_lists_say_that_a_task_waits_for_a_person(
     await asking(coordinator, "a", "git push")
     wide = {"NO_COLOR": "1", "COLUMNS": "160"}
     _, status = await on_terminal("status", "--nats-url", server.url, env=wide)
-    assert "1 running task waits for an answer: agentbus question list" in status
-    assert "asks for an answer" in status
+    assert "Needs you (" in status
+    assert "next: agentbus question answer" in status
+    assert "git push" in status
     _, listed = await on_terminal("task", "list", "--nats-url", server.url, env=wide)
     assert "working (asks for an answer)" in listed
     _, got = await on_terminal("task", "get", "a", "--nats-url", server.url, env=wide)
     assert "git push" in got
     overview = json.loads((await run_cli("status", "--nats-url", server.url)).out)
-    assert [one["operation"] for one in overview["running"][0]["questions"]] == ["Bash"]
+    assert [need["text"] for need in overview["needs"] if need["kind"] == "question"] == [
+        'Bash {"command":"git push"}',
+    ]

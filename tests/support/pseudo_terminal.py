@@ -9,7 +9,7 @@ import re
 import struct
 import sys
 import termios
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,11 +28,19 @@ class OnTerminal:
 
     child: asyncio.subprocess.Process
     got: bytearray = field(default_factory=bytearray)
+    keyboard: int = -1
 
     @property
     def shown(self) -> str:
         """What a terminal with UTF-8 makes of them; a byte that is none stays one that can be told."""
         return self.got.decode(errors="surrogateescape")
+
+    def press(self, keys: str) -> None:
+        """Type keys, as the terminal sends them."""
+        os.write(self.keyboard, keys.encode())
+
+    async def until(self, holds: Callable[[], bool], what: str) -> None:
+        await eventually(holds, f"{what}: {self.shown[-4_000:]}")
 
     async def until_shown(self, text: str) -> None:
         await eventually(lambda: text in self.shown, f"the terminal shows {text!r}: {self.shown}")
@@ -47,6 +55,7 @@ async def terminal(
     pipe: int = asyncio.subprocess.PIPE,
     columns: int = 1000,
     lines: int = 60,
+    keyboard: bool = False,
 ) -> AsyncGenerator[OnTerminal]:
     """Run `python ARGV` on a terminal of 60 lines and 1000 columns; the other of the two streams is `pipe`."""
     ours, theirs = pty.openpty()
@@ -55,13 +64,13 @@ async def terminal(
     around = {name: value for name, value in os.environ.items() if name not in without}
     try:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, *argv, stdin=asyncio.subprocess.DEVNULL,
+            sys.executable, *argv, stdin=theirs if keyboard else asyncio.subprocess.DEVNULL,
             stdout=theirs if streams != "stderr" else pipe, stderr=theirs if streams != "stdout" else pipe,
             env={**around, "TERM": "xterm-256color", **(env or {})},
         )  # fmt: skip
     finally:
         os.close(theirs)
-    running = OnTerminal(child)
+    running = OnTerminal(child, keyboard=ours)
     os.set_blocking(ours, False)
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 

@@ -23,7 +23,7 @@ from agentbus import Coordinator, connect
 from agentbus.admin import dead_letters
 from agentbus.admin.overview import OverviewReader
 from agentbus.bus.setup import set_up
-from agentbus.cli.coordinator.status_tables import page
+from agentbus.cli.coordinator.showing.page import page_lines
 from agentbus.errors import AgentBusError
 from agentbus.protocol.json_codec import encode
 from agentbus.provision.nats_server import NatsServer, run_server
@@ -102,7 +102,8 @@ async def read_with_the_api(hostile: list[RawMessage]) -> None:
         assert set(HONEST) <= {message.result.task_id for message in messages if message.result is not None}
         agents = await within(coordinator.overview())
         assert [agent.agent for agent in agents if agent.online and agent.agent == "doc"] == ["doc"]
-        Console(file=io.StringIO()).print(page(await within(OverviewReader(coordinator).read())))
+        for line in page_lines(await within(OverviewReader(coordinator).read()), 80):
+            Console(file=io.StringIO()).print(line.text)
         for letter in await within(dead_letters.newest_dead_letters(coordinator.bus, 50)):
             await failed(dead_letters.requeue(coordinator.bus, letter.seq))
         for handle in handles(coordinator):  # at last what changes something

@@ -8,6 +8,7 @@ from agentbus.cli import lazy
 from agentbus.cli.options import (
     agent_option,
     in_group_option,
+    output_option,
     owner_option,
     since_option,
     type_option,
@@ -47,6 +48,7 @@ Ctrl-C prints the figures so far, and the option --cursor that goes on.""",
 @owner_option
 @in_group_option
 @type_option
+@output_option
 @click.option("--cursor", type=click.IntRange(min=1), help="Go on where an earlier search ended, towards older tasks.")
 @with_coordinator
 async def cost(

@@ -6,7 +6,7 @@ from typing import Final
 from agentbus.bus.jetstream import Bus
 from agentbus.cli import output
 from agentbus.cli.coordinator.figures import dollars, tokens
-from agentbus.cli.tables import print_figures
+from agentbus.cli.fitted_table import print_figures
 from agentbus.tasks.listing.spending import OTHERS, Grouping, Spending, Spent, kept_days, spending
 from agentbus.tasks.listing.wanted import Wanted
 
@@ -56,7 +56,7 @@ class CostReport:
         if self._sums is None:
             return
         groups = self._sorted(self._sums)
-        if output.on_terminal():
+        if output.tabular():
             rows = [*groups, ("total", self._sums.total)] if len(groups) > 1 else groups
             print_figures(self._by, _ORDER, [(name, _cells(spent)) for name, spent in rows], _IMPORTANCE)
         else:

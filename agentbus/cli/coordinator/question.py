@@ -12,6 +12,7 @@ from agentbus.cli.options import (
     agent_option,
     bus_options,
     limit_option,
+    output_option,
     with_coordinator,
 )
 from agentbus.cli.waiting_tasks import warn_without_worker
@@ -44,6 +45,7 @@ that has ended: an answer is kept for the next attempt. The words are the agent'
 --cursor that continues the list is printed on standard error.""",
 )
 @agent_option()
+@output_option
 @limit_option("Of how many tasks.", default=50, most=_MAX_LISTED)
 @click.option("--cursor", type=click.IntRange(min=1), help="Continue an earlier list, towards older tasks.")
 @with_coordinator

@@ -37,7 +37,7 @@ class QuestionSearch:
 
     def _print(self, page: "QuestionList") -> None:
         for question in page.questions:
-            if output.on_terminal():
+            if output.tabular():
                 _show(question)
             else:
                 output.json_line(question.to_json())
@@ -57,7 +57,8 @@ def in_one_line(question: "AskedQuestion") -> str:
 
 def _show(question: "AskedQuestion") -> None:
     """Print a question. What an agent says is quoted line by line, so that it passes for nothing else."""
-    output.line(output.Styled(question.id, bold=True), f"  {_state(question)}")
+    output.line(output.Styled(question.id, bold=True))
+    output.line(f"{_INDENT}{_state(question)}")
     arguments = "" if question.arguments is None else encode(question.arguments).decode()
     for name, text, whole_bytes in (
         ("operation", question.operation, None),

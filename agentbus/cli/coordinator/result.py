@@ -8,6 +8,7 @@ import click
 from agentbus.cli import lazy, output
 from agentbus.cli.options import TaskName, agent_option, bus_options, limit_option
 from agentbus.terminal import RawOutput
+from agentbus.visible_text import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,14 +86,15 @@ def _show(message: "InboxMessage") -> None:
     if not output.on_terminal():
         output.raw_line(lazy.inbox_line.inbox_line(message))
     elif message.result is None:
-        output.table(["", ""], [["not a result", f"{message.fault} (sequence {message.seq})"]])
+        output.line(f"not a result: {one_line(str(message.fault))} (sequence {message.seq})")
     else:
         found = message.result
         status = f"{found.status} ({found.failure.code})" if found.failure else found.status
-        output.table(
-            ["status", "agent", "task", "completed"],
-            [[status, found.agent or "?", found.task_id, found.completed_at or ""]],
-        )
+        ended = lazy.fitted_table.moment(found.completed_at)
+        ago = f"  {lazy.fitted_table.since(ended)} ago" if ended else ""
+        colour = lazy.fitted_table.colour_of(status)
+        named = output.Styled(one_line(found.task_id), bold=True)
+        output.line(named, "  ", output.Styled(status, colour), f"  {one_line(found.agent or '?')}{ago}")
         for text in (found.error, found.result, found.remark and f"({found.remark})"):
             if text:
                 output.line(str(text))

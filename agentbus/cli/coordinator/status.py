@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import with_coordinator
+from agentbus.cli.options import output_option, with_coordinator
 from agentbus.errors import BusUnavailableError
 
 if TYPE_CHECKING:
@@ -24,15 +24,18 @@ Examples:
   agentbus status | jq '.agents[] | select(.online | not) | .agent'""",
 )
 @_recent
+@output_option
 @with_coordinator
 async def status(bus: "Coordinator", *, recent: int) -> None:
-    """Show the bus on one page. It has streams, agents, running tasks and recent results.
+    """Show the bus on one page.
 
-    In a pipe, one line of JSON.
+    It has what needs a person, what runs, what waits, the agents, and what was settled last.
+
+    Streams are shown where they fill. In a pipe, one line of JSON.
     """
     overview = await lazy.overview.OverviewReader(bus, recent=recent).read()
-    if output.on_terminal():
-        lazy.status_tables.print_page(overview)
+    if output.tabular():
+        lazy.page.print_page(overview)
     else:
         output.json_line(overview.to_json())
 
@@ -49,12 +52,18 @@ Examples:
 )
 @_recent
 @click.option("--count", type=click.IntRange(min=1), help="End after this many snapshots.")
+@output_option
 @with_coordinator
 async def top(bus: "Coordinator", *, interval: float, recent: int, count: int | None) -> None:
-    """Watch the bus live. Runs until Ctrl-C, across server restarts. In a pipe, one line of JSON for each snapshot."""
+    """Watch the bus live. Runs until q or Ctrl-C, across server restarts.
+
+    In a pipe, one line of JSON for each snapshot.
+
+    Enter opens the task that is marked with its live log, Esc goes back.
+    """
     reader = lazy.overview.OverviewReader(bus, recent=recent)
-    if output.on_terminal():
-        await _live(reader, interval, count)
+    if output.on_terminal() and output.tabular():
+        await lazy.live_top.LiveTop(bus, reader, interval, count).run()
     else:
         await _lines(reader, interval, count)
 
@@ -70,18 +79,3 @@ async def _lines(reader: "OverviewReader", interval: float, count: int | None) -
         if taken == count:
             return
         await lazy.asyncio.sleep(interval)
-
-
-async def _live(reader: "OverviewReader", interval: float, count: int | None) -> None:
-    taken = 0
-    with lazy.status_tables.LivePage() as page:
-        while True:
-            try:
-                page.show(await reader.read())
-            except BusUnavailableError as error:
-                page.show_error(error)
-            taken += 1
-            if taken == count:
-                break
-            await lazy.asyncio.sleep(interval)
-    page.print_last()

@@ -17,6 +17,7 @@ from agentbus.cli.options import (
     bus_options,
     in_group_option,
     limit_option,
+    output_option,
     owner_option,
     since_option,
     text_option,
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentbus.coordinator import Coordinator
+    from agentbus.protocol.json_codec import Json
     from agentbus.tasks.presence import PausedWorker
     from agentbus.tasks.questions.asked import AskedQuestion
+    from agentbus.tasks.status import TaskStatus
 
 _STATES = ("queued", "working", "completed", "failed", "needs_approval", "cancelled")
 _MAX_LISTED = 200
@@ -59,16 +62,25 @@ Examples:
   agentbus task get code/nightly-build""",
 )
 @_task_id
+@click.option("--full", is_flag=True, help="Show the whole content of the task, and not only its beginning.")
+@output_option
 @agent_of_task_option
 @with_coordinator
-async def get(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
-    """Show the state of a task, what it does now, and its result, if it has one."""
+async def get(bus: "Coordinator", *, task_id: str, agent: str | None, full: bool) -> None:
+    """Show a task: what it is about, what became of it or what it does now, and its result, if it has one."""
     status = await bus.task(task_id, agent=agent).status()
     progress = None if status.settled else await lazy.last.last_progress(bus.bus, status.record.key)
     chain = await lazy.follow_ups.conversation_of(bus.bus, status) if status.continues else []
-    lazy.task_view.show(status, progress, [str(one) for one in chain])
+    content = await _queued_content(bus, status) if output.tabular() else None
+    lazy.task_view.show(status, progress, [str(one) for one in chain], content=content, full=full)
     if status.state == "queued":
         await warn_without_worker(bus, status.agent, only_paused=True)
+
+
+async def _queued_content(bus: "Coordinator", status: "TaskStatus") -> "Json":
+    """Return the content of a task that has no result, as far as this user may read the queue."""
+    message = await lazy.queued_content.queued_task(bus.bus, status)
+    return message.payload.content if message is not None and message.payload is not None else None
 
 
 @task.command(
@@ -129,6 +141,7 @@ state that is rare among many tasks says there how far it is; Ctrl-C ends it wit
 @type_option
 @text_option
 @since_option
+@output_option
 @limit_option("How many tasks.", most=_MAX_LISTED)
 @click.option("--cursor", type=click.IntRange(min=1), help="Continue an earlier list, towards older tasks.")
 @with_coordinator

@@ -26,11 +26,30 @@ async def print_log(handle: TaskHandle, *, follow: bool) -> None:
     Raises:
         SetupMissingError: neither the bus nor a transcript has any of them.
     """
-    status = await handle.status()
-    events = _of_settled(handle, status) if status.settled else _of_running(handle, follow=follow)
-    async with aclosing(events):
+    async with aclosing(events_of(handle, follow=follow)) as events:
         async for event in events:
             _print(event)
+
+
+async def events_of(handle: TaskHandle, *, follow: bool) -> AsyncGenerator[RunEvent]:
+    """Yield the events of a task: of its run that goes on, or of the last one where it has its result.
+
+    Raises:
+        SetupMissingError: neither the bus nor a transcript has any of them.
+    """
+    status = await handle.status()
+    found = _of_settled(handle, status) if status.settled else _of_running(handle, follow=follow)
+    async with aclosing(found) as events:
+        async for event in events:
+            yield event
+
+
+def paragraph(event: RunEvent) -> list[tuple[str, str]]:
+    """Write an event as lines, each with its style: the first one has the time, the others are indented."""
+    first, *more = event.in_words.splitlines() or [""]
+    when = f"{event.at.astimezone():%H:%M:%S}" if event.at else ""
+    style = _style(event)
+    return [(f"{when:<10}{first}", style), *((" " * 10 + line, style) for line in more)]
 
 
 async def print_transcript(handle: TaskHandle) -> None:
@@ -143,6 +162,10 @@ def _print(event: RunEvent) -> None:
 
 
 def _styled(event: RunEvent, text: str) -> output.Styled:
+    return output.Styled(text, _style(event) or None)
+
+
+def _style(event: RunEvent) -> str:
     colours = {"tool": "cyan", "retry": "yellow", "question": "yellow", "dropped": "yellow"}
     failed = event.kind == "tool_end" and event.ok is False
-    return output.Styled(text, "red" if failed or event.on_stderr else colours.get(event.kind))
+    return "red" if failed or event.on_stderr else colours.get(event.kind, "")

@@ -50,7 +50,7 @@ class TaskSearch:
         self._began, self._cursor = True, page.cursor
         self._tasks += page.tasks
         self._unreadable += page.unreadable
-        if not output.on_terminal():
+        if not output.tabular():
             for status in page.tasks:
                 output.json_line(status.to_json(with_result=False))
         if page.partial and page.reached is not None:
@@ -62,7 +62,7 @@ class TaskSearch:
         lazy.task_rows.print_tasks(self._tasks, owned=owned)
 
     def _print(self) -> None:
-        if output.on_terminal():
+        if output.tabular():
             self._print_table()
         for fault in self._unreadable:
             output.remark(f"warning: {fault}")

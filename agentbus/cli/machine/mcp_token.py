@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import FILE
+from agentbus.cli.options import FILE, output_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,10 +72,11 @@ def remove(name: str, file: "Path") -> None:
 
 @token.command("list", short_help="List the names, without their tokens.")
 @_file
+@output_option
 def list_(file: "Path") -> None:
     """List the names and the configurations of their coordinators. Tokens cannot be shown."""
     tokens = lazy.mcp_tokens.read_tokens(lazy.home.in_home(file))
-    if output.on_terminal():
+    if output.tabular():
         output.table(["name", "coordinator"], [[name, str(one.coordinator)] for name, one in tokens.items()])
     else:
         for name, one in tokens.items():

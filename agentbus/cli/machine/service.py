@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from agentbus.cli import lazy
-from agentbus.cli.options import FOLDER, AgentId, config_option
-from agentbus.cli.output import json_line, line, on_terminal, remark, table
+from agentbus.cli.options import FOLDER, AgentId, config_option, output_option
+from agentbus.cli.output import json_line, line, remark, table, tabular
 
 if TYPE_CHECKING:
     from agentbus.provision.services.manager import ManagerName, ServiceStatus
@@ -109,6 +109,7 @@ Examples:
   agentbus service status code""",
 )
 @click.argument("agent", metavar="[ID]", type=AgentId(), required=False)
+@output_option
 @_manager_options
 def status(agent: str | None, manager: "ManagerName | None", folder: Path | None) -> None:
     """Show the worker services of this machine, or that of the agent ID. Exit code 1 if one does not run."""
@@ -119,7 +120,7 @@ def status(agent: str | None, manager: "ManagerName | None", folder: Path | None
 
 
 def _show(found: Sequence["ServiceStatus"]) -> None:
-    if on_terminal():
+    if tabular():
         table(
             ["agent", "manager", "state", "file"],
             [[one.agent, one.manager, one.state, str(one.file)] for one in found],

@@ -14,8 +14,8 @@ from agentbus.cli.operator.next_steps import (
     setup_command,
     write_bundle,
 )
-from agentbus.cli.options import FILE, AgentId, agent_option, bus_folder_option, with_coordinator
-from agentbus.cli.output import json_line, line, on_terminal, remark
+from agentbus.cli.options import FILE, AgentId, agent_option, bus_folder_option, output_option, with_coordinator
+from agentbus.cli.output import json_line, line, remark, tabular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +40,7 @@ Examples:
   agentbus agent list --agent code | jq '.workers[].free'""",
 )
 @agent_option()
+@output_option
 @with_coordinator
 async def list_(bus: "Coordinator", *, agent: str | None) -> None:
     """List the workers that are online, with their free slots, and how many tasks wait for each agent.
@@ -48,7 +49,7 @@ async def list_(bus: "Coordinator", *, agent: str | None) -> None:
     A worker that was killed is listed for up to 90 seconds more.
     """
     agents = [one.to_json() for one in await bus.overview(agent)]
-    if on_terminal():
+    if tabular():
         lazy.agent_rows.print_agents(agents)
         for one in agents:
             for trouble in one.get("troubles", ()):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import AgentId, Since, TaskName, limit_option, with_coordinator
+from agentbus.cli.options import AgentId, TaskName, limit_option, output_option, since_option, with_coordinator
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,16 +31,17 @@ Lines stay for 90 days. Operators, viewers and the administrator can read them."
 )
 @click.option("--who", metavar="ID", type=AgentId(), help="Only lines of this party.")
 @click.option("--task", "task", metavar="TASK", type=TaskName(), help="Only lines about this task.")
-@click.option("--since", metavar="TIME", type=Since(), help="Not before this time: 90s, 15m, 2h, 7d, or a date.")
+@since_option
 @limit_option("How many of the newest.", default=100, most=_MAX_LISTED)
+@output_option
 @with_coordinator
 async def audit(bus: "Coordinator", *, who: str | None, task: str | None, since: "datetime | None", limit: int) -> None:
     """Show who published, cancelled, answered, retried or requeued a task, and who paused an agent, oldest first."""
     log = lazy.audit_log
     wanted = log.Wanted(who, lazy.task_names.task_name(task) if task is not None else None, since)
     lines = await log.newest_lines(bus.bus, wanted, limit)
-    if output.on_terminal():
-        output.table(["time", "who", "what", "task", ""], [_row(line) for line in lines])
+    if output.tabular():
+        output.table(["time", "what", "task", "who", "detail"], [_row(line) for line in lines])
     else:
         for line in lines:
             output.json_line(log.to_json(line))
@@ -57,4 +58,4 @@ async def audit(bus: "Coordinator", *, who: str | None, task: str | None, since:
 def _row(line: "Line") -> list[str]:
     who = line.who if line.named_by == "subject" else f"{line.who} (says the sender)"
     task = str(lazy.audit_log.name(line)) if line.task else line.agent
-    return [f"{line.at:%Y-%m-%d %H:%M:%S}", who, line.what, task, line.detail]
+    return [f"{line.at:%Y-%m-%d %H:%M:%S}", line.what, task, who, line.detail]

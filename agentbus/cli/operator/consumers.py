@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import with_administrator
+from agentbus.cli.options import output_option, with_administrator
 
 if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
@@ -26,6 +26,7 @@ Examples:
   agentbus consumers list --foreign --config admin.toml""",
 )
 @click.option("--foreign", is_flag=True, help="Only those that agentbus cannot have made, with the reason.")
+@output_option
 @with_administrator
 async def list_(bus: "Coordinator", *, foreign: bool) -> None:
     """List the consumers of all streams.
@@ -34,7 +35,7 @@ async def list_(bus: "Coordinator", *, foreign: bool) -> None:
     you made it on purpose: agentbus consumers remove.
     """
     found = [one for one in await lazy.consumers.consumers_of_bus(bus.bus) if one.foreign or not foreign]
-    if output.on_terminal():
+    if output.tabular():
         output.table(
             ["stream", "consumer", "filters", "delivers to", "waiting", "foreign"],
             [

@@ -14,8 +14,8 @@ from agentbus.cli.operator.next_steps import (
     setup_command,
     write_bundle,
 )
-from agentbus.cli.options import FILE, AgentId, agents_option, bus_folder_option
-from agentbus.cli.output import json_line, line, on_terminal, table
+from agentbus.cli.options import FILE, AgentId, agents_option, bus_folder_option, output_option
+from agentbus.cli.output import json_line, line, table, tabular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,13 +101,14 @@ def bundle(name: str, output: "Path | None", folder: "Path") -> None:
 
 @click.command("list", short_help="List the coordinators of a bus and their roles.")
 @bus_folder_option
+@output_option
 def list_(folder: "Path") -> None:
     """List the coordinators that have credentials, their roles, and the agents that they may give tasks to.
 
     An agent that was added with `--may-task` gives tasks as well, and is not listed here.
     """
     bus = lazy.folder.BusFolder(folder)
-    if on_terminal():
+    if tabular():
         table(
             ["coordinator", "role", "gives tasks to"],
             [[name, bus.role(name), _agents(bus, name)] for name in bus.coordinators],

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import agent_option, limit_option, with_administrator
+from agentbus.cli.options import agent_option, limit_option, output_option, since_option, with_administrator
 from agentbus.cli.waiting_tasks import warn_without_worker
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from agentbus.coordinator import Coordinator
 
 _seqs = click.argument("seqs", metavar="SEQ...", type=click.IntRange(min=1), nargs=-1, required=True)
@@ -29,18 +31,28 @@ Examples:
 )
 @agent_option()
 @limit_option("How many of the newest.")
+@since_option
+@click.option("--text", metavar="TEXT", help="Only letters with this in their reason.")
+@output_option
 @with_administrator
-async def list_(bus: "Coordinator", *, agent: str | None, limit: int) -> None:
+async def list_(
+    bus: "Coordinator", *, agent: str | None, limit: int, since: "datetime | None", text: str | None
+) -> None:
     """List the newest dead letters, oldest first, with the reason of each.
 
     Of each agent and publisher a bounded number is kept. The command says how many letters are gone early, and whose.
     """
-    letters = await lazy.dead_letters.newest_dead_letters(bus.bus, limit, agent=agent)
-    if output.on_terminal():
+    newest = await lazy.dead_letters.newest_dead_letters(bus.bus, limit, agent=agent)
+    letters = [
+        one
+        for one in newest
+        if (since is None or one.stored_at >= since) and (text or "").casefold() in one.reason.casefold()
+    ]
+    if output.tabular():
         output.table(
-            ["seq", "agent", "stored", "bytes", "reason"],
+            ["seq", "agent", "reason", "ago", "bytes"],
             [
-                [str(one.seq), one.agent, f"{one.stored_at:%Y-%m-%d %H:%M}", str(one.size), one.reason]
+                [str(one.seq), one.agent, one.reason, lazy.fitted_table.since(one.stored_at), str(one.size)]
                 for one in letters
             ],
         )
@@ -48,8 +60,8 @@ async def list_(bus: "Coordinator", *, agent: str | None, limit: int) -> None:
         for letter in letters:
             output.json_line(letter.to_json())
     gone = await lazy.dead_letters.pushed_out(bus.bus, agent=agent)
-    for text in gone.lines() if gone else ():
-        output.remark(text)
+    for line in gone.lines() if gone else ():
+        output.remark(line)
 
 
 @dead.command(

@@ -61,7 +61,7 @@ async def missing_in_queue(bus: Bus, agent: str, wanted: Collection[TaskKey]) ->
                 if message is None:
                     return
                 seq = message.seq + 1
-                if (key := _task_of(message)) is not None:
+                if (key := task_of(message)) is not None:
                     memory.seen[key] = clock() + _REMEMBERED_S
                     missing.discard(key)
 
@@ -78,7 +78,7 @@ def _parts(whole: range) -> list[range]:
     return [whole[start : start + step] for start in range(0, len(whole), step)]
 
 
-def _task_of(message: StoredMessage) -> TaskKey | None:
+def task_of(message: StoredMessage) -> TaskKey | None:
     """Return the task that a message of the queue may be taken for, also if a worker would find fault with it."""
     named = subjects.agent_and_party(message.subject, "tasks")
     try:

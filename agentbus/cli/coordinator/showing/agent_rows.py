@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentbus.cli.fitted_table import Column, ago, moment, print_fitted
 from agentbus.cli.output import free_slots
 
-_COLUMNS: Final = (
+if TYPE_CHECKING:
+    from agentbus.admin.queued_tasks import AgentTasks
+
+COLUMNS: Final = (
     Column("agent", 0),
     Column("workers", 1),
     Column("free slots", 4),
-    Column("waiting", 2),
+    Column("queued", 2),
     Column("running", 3),
     Column("seen", 5),
     Column("version", 7),
@@ -22,18 +25,34 @@ _COLUMNS: Final = (
 def print_agents(agents: Sequence[dict[str, Any]]) -> None:
     """Print a table of agents, as `AgentOverview.to_json` describes them."""
     now = datetime.now(UTC)
-    print_fitted(_COLUMNS, [_row(one, now) for one in agents], "no agents")
+    print_fitted(COLUMNS, [row(one, now) for one in agents], "no agents")
 
 
-def _row(one: dict[str, Any], now: datetime) -> dict[str, str]:
+def row(one: dict[str, Any], now: datetime, tasks: "AgentTasks | None" = None) -> dict[str, str]:
+    """Write what a list shows of an agent.
+
+    Args:
+        tasks: how many tasks wait and run. Without, the queue tells: what was given to a worker that is gone waits.
+    """
     workers: list[dict[str, Any]] = one["workers"]
+    waiting, given = one.get("waiting"), one.get("unacknowledged")
+    if tasks is not None:
+        queued, running = tasks.queued, tasks.running
+    elif workers or waiting is None:
+        queued, running = waiting, given
+    else:
+        queued, running = waiting + (given or 0), 0
     return {
         "agent": one["agent"],
         "workers": str(len(workers)) if workers else "none alive",
         "free slots": free_slots(workers) if workers else "",
-        "waiting": str(one.get("waiting", "?")),
-        "running": str(one.get("unacknowledged", "?")),
+        "queued": _count(queued),
+        "running": _count(running),
         "seen": ago(now, moment(max((worker["seen_at"] for worker in workers), default=None))),
         "version": ", ".join(sorted({worker["version"] for worker in workers})),
         "description": next((worker["description"] for worker in workers if worker["description"]), ""),
     }
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else str(number)

@@ -13,13 +13,15 @@ COLUMNS: Final = (
     Column("state", 1, 14),
     Column("agent", 2, 12),
     Column("ago", 3),
-    Column("took", 5),
-    Column("cost", 6),
-    Column("type", 7, 10),
-    Column("owner", 8, 12),
-    Column("attempt", 10),
-    Column("continues", 9, 16),
+    Column("took", 6),
+    Column("cost", 7),
+    Column("type", 9, 10),
+    Column("owner", 10, 12),
+    Column("attempt", 12),
+    Column("continues", 11, 16),
     Column("why", 4, 10),
+    Column("about", 5, 16),
+    Column("group", 8, 10),
 )
 """Of a narrow terminal the first ones are left: the id, what became of it, and, of a failure, why."""
 
@@ -45,6 +47,8 @@ def row(status: TaskStatus, now: datetime, *, owned: bool) -> dict[str, str]:
         "attempt": str(entry.attempt) if entry.attempt > 1 else "",
         "continues": status.continues or "",
         "why": _why(status),
+        "about": status.about,
+        "group": status.group or "",
     }
 
 

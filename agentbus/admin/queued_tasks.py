@@ -1,0 +1,128 @@
+"""Which tasks wait longest, read from the heads of the agents' queues, and how many of each agent wait and run."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agentbus.agent_overview import AgentOverview
+from agentbus.bus.jetstream import Bus
+from agentbus.concurrently import concurrently
+from agentbus.errors import BusError, CorruptEntryError, PermissionDeniedError
+from agentbus.protocol import subjects
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.subjects import TaskKey
+from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.lost.queue_walk import task_of
+from agentbus.tasks.status import TaskStatus
+
+MOST_QUEUED: Final = 20
+_MOST_AGENTS: Final = 24
+"""Of how many agents the heads of the queues are read: first of those that no worker is alive of."""
+_AT_ONCE: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTasks:
+    """How many tasks of an agent wait and run, as far as the ledger tells; messages are never counted twice.
+
+    Attributes:
+        queued: no worker runs them, also where one was given them and is gone; None if that is not known.
+        running: by workers that are alive.
+    """
+
+    agent: str
+    queued: int | None
+    running: int | None
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the counts that are known."""
+        counts = {"queued": self.queued, "running": self.running}
+        return {name: count for name, count in counts.items() if count is not None}
+
+
+class QueueHeads:
+    """Reads the tasks at the heads of the queues. What lies at a sequence never changes, so each is read once."""
+
+    def __init__(self, bus: Bus, asker: str) -> None:
+        self._bus = bus
+        self._asker = asker
+        self._read: dict[tuple[str, int], tuple[int, TaskKey | None]] = {}
+
+    async def waiting(self, agents: Sequence[AgentOverview], most: int = MOST_QUEUED) -> list[TaskStatus]:
+        """Return tasks that wait, or were cancelled and wait for a worker that drops them; the oldest first.
+
+        Of each agent only the head of its queue is read. Nothing where this user may not read the queue.
+        """
+        if not self._bus.reads_queue:
+            return []
+        having = sorted((one for one in agents if one.in_queue), key=lambda one: (one.online, -(one.waiting or 0)))
+        chosen = [one for one in having[:_MOST_AGENTS] if not one.online or one.waiting]
+        each = max(2, most // max(1, len(chosen)))
+        now: dict[tuple[str, int], tuple[int, TaskKey | None]] = {}
+
+        async def walk(one: AgentOverview) -> list[TaskKey]:
+            # Of an agent without a worker, what was given to one that is gone waits as well.
+            seq, keys = (one.delivered_seq + 1 if one.online else 1), list[TaskKey]()
+            for _ in range(each):
+                found = self._read.get((one.agent, seq)) or await self._next(one.agent, seq)
+                if found is None:
+                    break
+                now[one.agent, seq] = found
+                seq = found[0] + 1
+                if found[1] is not None:
+                    keys.append(found[1])
+            return keys
+
+        try:
+            walked = await concurrently(chosen, walk, at_once=_AT_ONCE)
+        except PermissionDeniedError:
+            self._bus.reads_queue = False
+            return []
+        self._read = now
+        return await self._entries([key for keys in walked for key in keys])
+
+    async def _next(self, agent: str, seq: int) -> tuple[int, TaskKey | None] | None:
+        message = await self._bus.next_at_the_leader(subjects.TASKS_STREAM, subjects.all_of(agent), seq)
+        return None if message is None else (message.seq, task_of(message))
+
+    async def _entries(self, keys: Sequence[TaskKey]) -> list[TaskStatus]:
+        ledger = Ledger(self._bus)
+
+        async def one(key: TaskKey) -> TaskStatus | None:
+            try:
+                record = await ledger.read(key)
+            except (CorruptEntryError, BusError):
+                return None
+            return TaskStatus(record, self._asker) if isinstance(record, Record) else None
+
+        found = [status for status in await concurrently(dict.fromkeys(keys), one, at_once=_AT_ONCE) if status]
+        waiting = [status for status in found if status.record.entry.state == "queued"]
+        return sorted(waiting, key=lambda status: status.record.entry.created_at or "")
+
+
+def counts_of(
+    agents: Sequence[AgentOverview],
+    working: Sequence[TaskStatus],
+    *,
+    lost: Collection[TaskStatus],
+    waiting: Sequence[TaskStatus],
+    all_working: bool,
+) -> list[AgentTasks]:
+    """Count the tasks of each agent.
+
+    Args:
+        waiting: those at the heads of the queues; the cancelled ones among them are no tasks that wait.
+        all_working: whether `working` are all that there are, or the queue has to tell how many run.
+    """
+
+    def count(one: AgentOverview) -> AgentTasks:
+        mine = [status for status in working if status.agent == one.agent]
+        running = len(mine) - sum(status in lost for status in mine) if all_working else one.unacknowledged
+        if one.in_queue is None:
+            return AgentTasks(one.agent, None, running)
+        running = (running or 0) if one.online else 0
+        dropped = sum(status.agent == one.agent and status.settled for status in waiting)
+        return AgentTasks(one.agent, max(0, one.in_queue - running - dropped), running)
+
+    return [count(one) for one in agents]
