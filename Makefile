@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # each of them would compile the same sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long test-large coverage check format docs bench scale attacks fuzz conformance chaos cluster chromium browser screenshots test-oldest-server test-lowest release-check record-agents real-agents clean help
+.PHONY: demo test test-long test-large coverage check format docs bench scale attacks fuzz conformance chaos cluster chromium browser screenshots test-oldest-server test-lowest release-check record-agents real-agents hosts clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
@@ -40,6 +40,7 @@ help:
 	@echo "                         hour (ARGS=\"--agents claude --cases auth\")"
 	@echo "make real-agents         installs the real agents and runs each through every failure of a model; the table of what"
 	@echo "                         becomes of their work; a quarter to one hour (PRESETS=claude CASES=\"ok auth\")"
+	@echo "make hosts               the plugin in the real Claude Code, Codex and Gemini CLI, and the monitor that wakes a session"
 	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
 	@echo "make test-lowest         the tests with the lowest versions of the dependencies that pyproject.toml allows"
 	@echo "make release-check       what a release does but for publishing: versions, build, metadata, install, SBOM (TAG=v1.2.3)"
@@ -217,6 +218,16 @@ screenshots: $(STAMP) chromium
 
 record-agents: $(STAMP) $(AGENT_TOOLS)
 	@PYTHONPATH=tests $(BIN)/python -m real_agents.record --tools $(AGENTS) $(ARGS)
+
+# The plugin in the real hosts, and its monitor in two real sessions of Claude Code.
+HOST_TOOLS := $(AGENTS)/.installed-hosts
+$(HOST_TOOLS): $(AGENT_TOOLS)
+	PATH="$(CURDIR)/$(AGENTS)/node/bin:$$PATH" npm install --prefix $(AGENTS)/npm --no-save --no-fund --no-audit \
+		--loglevel error @anthropic-ai/mcpb@2.1.2
+	@touch $@
+
+hosts: $(STAMP) $(HOST_TOOLS)
+	@PYTHONPATH=tests timeout --signal=INT 1800 $(BIN)/python -m real_hosts --tools $(AGENTS) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 # What becomes of their work, by a real worker on a real bus, with the commands of the presets.
 real-agents: $(STAMP) $(AGENT_TOOLS)

@@ -24,6 +24,7 @@ AgentBusError
 ├── AssetError                  a file that comes with agentbus is missing from this installation
 ├── HostError                   the MCP server's entry cannot be put into the file of an MCP host
 ├── SkillError                  the Agent Skill cannot be copied to where agent hosts look for it
+├── PluginError                 the plugin for agent hosts cannot be written where it was to be
 ├── ServiceError                a service manager is not there, or refuses
 ├── CommandError                the agent command could not be started
 │   ├── MachineFaultError       for a reason that lies in the machine, and not in the task
@@ -152,6 +153,10 @@ class HostError(AgentBusError):
 
 class SkillError(AgentBusError):
     """The Agent Skill cannot be copied to where agent hosts look for it."""
+
+
+class PluginError(AgentBusError):
+    """The plugin for agent hosts cannot be written where it was to be."""
 
 
 class ServiceError(AgentBusError):

@@ -77,6 +77,7 @@ for _group, _commands in {
             "Configure the MCP server `agentbus-mcp`, and who may use it.",
         ),
         ("notify", "coordinator.events.notify:notify", "Send each event of the own tasks to a command or a URL."),
+        ("plugin", "machine.plugin:plugin", "Make the plugin that brings agentbus into agent hosts."),
         ("question", "coordinator.question:question", "See what agents ask, and answer it."),
         ("restore", "operator.backup:restore", "Restore a backup onto a bus that has no streams."),
         ("result", "coordinator.result:result", "Read results."),

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from agentbus.protocol.work import results
     from agentbus.provision import agent_presets, bundle, join, mcp_token_file, nats_server
     from agentbus.provision.bus_folder import folder, new_bus, server_certificates, server_folder
+    from agentbus.provision.plugin import plugin_files, plugin_folder
     from agentbus.provision.services import choice, worker_service
     from agentbus.tasks import agent_pauses, follow_ups
     from agentbus.tasks.events import task_event
@@ -87,6 +88,7 @@ else:
         "agentbus.protocol.work": ["results"],
         "agentbus.provision": ["agent_presets", "bundle", "join", "mcp_token_file", "nats_server"],
         "agentbus.provision.bus_folder": ["folder", "new_bus", "server_certificates", "server_folder"],
+        "agentbus.provision.plugin": ["plugin_files", "plugin_folder"],
         "agentbus.provision.services": ["choice", "worker_service"],
         "agentbus.tasks": ["agent_pauses", "follow_ups"],
         "agentbus.tasks.events": ["task_event"],
