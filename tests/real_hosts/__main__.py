@@ -29,8 +29,6 @@ from real_hosts.model import Model, model
 from support.mcp_harness import settle
 
 ALLOWED: Final = "mcp__plugin_agentbus_agentbus__publish_task,Skill"
-_CONNECTS_S: Final = 6.0
-"""How long Claude Code takes to ask the server for its tools; those that come after the first turn are deferred."""
 _QUIET_S: Final = 8.0
 """How long a session must not be told of another's task: the monitor waits for three seconds, and drops after that."""
 
@@ -150,10 +148,14 @@ def until_told(server: Model, name: str, text: str, seen: claude.Session) -> Non
     claude.eventually(lambda: server.was_told(name, text), f"the model of {name} is told {text!r}", seen)
 
 
+def until_connected(ground: Ground, times: int, seen: claude.Session) -> None:
+    """Wait for the tools of the server: those that come after the first turn are deferred."""
+    home = ground.home("claude")
+    claude.eventually(lambda: claude.connections(home) >= times, "Claude Code has connected to the server", seen)
+
+
 def use_skill(server: Model, name: str, seen: claude.Session) -> None:
     """Have the model use the skill, and wait for the monitor that this arms."""
-    claude.eventually(lambda: seen.children("agentbus-mcp"), f"the MCP server of {name} runs", seen)
-    time.sleep(_CONNECTS_S)
     seen.type("skill")
     until_told(server, name, "Launching skill: agentbus:agentbus", seen)
     claude.eventually(lambda: seen.children("watch --lines --session"), f"the monitor of {name} runs", seen)
@@ -171,6 +173,7 @@ async def finish(coordinator: Coordinator, task: str) -> None:
 async def sessions(ground: Ground) -> None:
     """Two sessions with one coordinator: each is woken by its own tasks, also after a restart of either."""
     install_in_claude(ground)
+    before = claude.connections(ground.home("claude"))
     with model() as server:
         async with bus_of(ground) as (bus, coordinator):
             args = ["--allowedTools", ALLOWED]
@@ -179,6 +182,7 @@ async def sessions(ground: Ground) -> None:
                 claude.session(claude_env(ground, bus, "two", server), ground.work, *args) as two,
             ):
                 both = {"one": one, "two": two}
+                await in_thread(until_connected, ground, before + 2, two)
                 for name, seen in both.items():
                     await in_thread(use_skill, server, name, seen)
                     await in_thread(publish, server, name, f"job-{name}", seen)
@@ -222,9 +226,11 @@ async def restarted(ground: Ground, server: Model, coordinator: Coordinator, bot
 async def no_bus(ground: Ground) -> None:
     """Without a bus the plugin is quiet: the session works, and no line reaches the model."""
     install_in_claude(ground)
+    before = claude.connections(ground.home("claude"))
     with model() as server:
         env = claude_env(ground, "nats://127.0.0.1:1", "alone", server)
         with claude.session(env, ground.work, "--allowedTools", ALLOWED) as seen:
+            await in_thread(until_connected, ground, before + 1, seen)
             await in_thread(use_skill, server, "alone", seen)
             asked = len(server.asked["alone"])
             await asyncio.sleep(_QUIET_S)

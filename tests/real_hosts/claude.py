@@ -130,6 +130,12 @@ def session(env: Mapping[str, str], work: Path, *args: str) -> Generator[Session
                 os.kill(child, signal.SIGKILL)
 
 
+def connections(home: Path) -> int:
+    """Return how often Claude Code has connected to an MCP server so far, as its log says."""
+    logs = home.glob(".cache/**/mcp-logs-plugin-agentbus-agentbus/*.jsonl")
+    return sum(log.read_text(encoding="utf-8").count("Successfully connected") for log in logs)
+
+
 def _ended(pid: int) -> bool:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
