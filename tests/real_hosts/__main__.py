@@ -163,7 +163,9 @@ def use_skill(server: Model, name: str, seen: claude.Session) -> None:
 
 def publish(server: Model, name: str, task: str, seen: claude.Session) -> None:
     seen.type(f"publish {task}")
-    until_told(server, name, f'\\\\\\"task_id\\\\\\":\\\\\\"{task}\\\\\\"', seen)
+    pattern = re.compile(rf"task_id\W+{task}\W")
+    published = f"the task {task} is published, and the model has read that"
+    claude.eventually(lambda: any(pattern.search(body) for body in server.asked[name]), published, seen)
 
 
 async def finish(coordinator: Coordinator, task: str) -> None:
