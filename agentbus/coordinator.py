@@ -286,7 +286,8 @@ async def connect(
     """Connect as a coordinator, for the length of the block.
 
     Without arguments the connection is that of the command line: AGENTBUS_NATS_URL, `~/.agentbus/coordinator.toml`,
-    or the local `agentbus up`. The logger `agentbus` reports a lost and a restored connection.
+    or the local `agentbus up`. The logger `agentbus` reports a lost and a restored
+    connection, and a task for an agent that the bus has never seen.
 
     Raises:
         ConfigError: the configuration is not valid.
@@ -302,6 +303,8 @@ async def connect(
     bus = unopened_bus(connection_settings(config.nats, agent=agent, name=name), log_state)
     try:
         await bus.open(retry_on_failed_connect=False)
-        yield Coordinator(bus, agent, role)
+        coordinator = Coordinator(bus, agent, role)
+        coordinator.warns_of_unknown = True
+        yield coordinator
     finally:
         await bus.close()

@@ -1,12 +1,13 @@
 """The part of the Python API that publishes tasks: one, the same for several agents, or many."""
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.concurrently import concurrently
-from agentbus.errors import AgentBusError, MessageError
+from agentbus.errors import AgentBusError, BusError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import Json
@@ -18,6 +19,8 @@ from agentbus.tasks.work.attachments import NONE, Attachments
 if TYPE_CHECKING:
     from agentbus.many_tasks import NewTask
 
+log = logging.getLogger("agentbus")
+
 AT_ONCE: Final = 16
 """How many of several tasks a method handles at the same time: as many requests as one connection answers quickly."""
 
@@ -27,6 +30,9 @@ class CoordinatorPublishing:
 
     bus: Bus
     agent: str
+    warns_of_unknown: bool = False
+    """Whether the log says so, once for each agent, where a task is published for one that the bus has never seen."""
+    _looked_for: frozenset[str] = frozenset()
 
     async def publish(  # noqa: PLR0913  # what a task may have, of which all but two are optional
         self,
@@ -153,7 +159,24 @@ class CoordinatorPublishing:
 
         return ManyTasks(self.bus, self.agent, batch).all(tasks)
 
+    async def _warn_of_unknown(self, agent: str) -> None:
+        """Say in the log that the bus has never seen an agent, with the name that was probably meant."""
+        if not self.warns_of_unknown or agent in self._looked_for:
+            return
+        self._looked_for |= {agent}
+        from agentbus.tasks.listing.known_agents import nearest, unknown_agents
+
+        try:
+            known = (await unknown_agents(self.bus, [agent])).get(agent)
+        except BusError:
+            return  # the publication says what is wrong
+        if known is not None:
+            near = nearest(agent, known)
+            meant = f"; did you mean {near}?" if near else ""
+            log.warning("this bus has never seen an agent %s: the task waits for its first worker%s", agent, meant)
+
     async def _sent(self, task: Task, attachments: Attachments = NONE) -> PublishedTask:
+        await self._warn_of_unknown(task.agent)
         if attachments:
             from agentbus.tasks.work.sending import task_with
 

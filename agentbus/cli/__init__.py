@@ -23,6 +23,14 @@ _GC_THRESHOLD = 10_000
 class _RootGroup(LazyGroup):
     """The group of all commands. A reader that closes the pipe is no failure, though click takes it for one."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take `help` and `version` for the options of these names, as other programs do."""
+        if args[:1] == ["version"] and not args[1:]:
+            args = ["--version"]
+        elif args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; it ends with exit code 0 if no one reads its output any more."""
         try:
@@ -44,7 +52,7 @@ Examples:
   agentbus task publish --to code "Review the last commit"
   agentbus result get --agent main --limit 5 --watch""",
 )
-@click.version_option(__version__, prog_name="agentbus")
+@click.version_option(__version__, "-V", "--version", prog_name="agentbus")
 def root() -> None:
     """Hand long tasks to agents on other machines, and get every result back."""
 
@@ -120,6 +128,9 @@ def main() -> None:
         code = root.main(prog_name="agentbus", standalone_mode=False) or 0
         flush_output()
     except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group alone: the help that click has put there
+            error_line(error.format_message())
+            sys.exit(exit_codes.USAGE)
         where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
         error_line(f"error: {error.format_message()}{where}")
         code = exit_codes.USAGE

@@ -1,7 +1,7 @@
 """Imports commands when they are run, so that help, usage errors and completion stay fast."""
 
 from importlib import import_module
-from typing import cast
+from typing import ClassVar, cast
 
 import click
 
@@ -18,6 +18,20 @@ class LazyCommand(click.Command):
         """Import the command, and return it."""
         module, _, attribute = self._import_path.partition(":")
         return cast("click.Command", getattr(import_module(module), attribute))
+
+
+class AliasGroup(click.Group):
+    """A group of which some commands have another name, too, under which other programs have them.
+
+    Attributes:
+        aliases: the names of commands, by the other names; help does not list those.
+    """
+
+    aliases: ClassVar[dict[str, str]] = {"show": "get", "reply": "answer"}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Find a command by either of its names."""
+        return super().get_command(ctx, cmd_name) or super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))
 
 
 class LazyGroup(click.Group):

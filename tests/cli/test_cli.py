@@ -130,7 +130,7 @@ async def test_an_agent_id_that_is_not_a_subject_token_is_a_usage_error(agent: s
         (["task", "publish", "--to", "code", "--task-type", "x", "--task-id", "a..b", "hi"], 2, "task id"),
         (["task", "publish", "--to", "code", "--task-type", "x", "--payload-fmt", "json", "{nope"], 1, "not JSON"),
         (["task", "publish", "--to", "code", "--task-type", "x", "--payload-fmt", "json", "NaN"], 1, "not JSON"),
-        (["result", "get"], 2, "--agent"),
+        (["result", "get", "--full", "a", "b"], 2, "exclude each other"),
         (["result", "get", "--agent", "main", "--limit", "-1"], 2, "--limit"),
         (["result", "get", "--agent", "main", "--nats-url", "http://x"], 1, "nats://"),
         (["result", "get", "--agent", "main", "--config", "/nowhere.toml"], 1, "/nowhere.toml"),

@@ -48,3 +48,14 @@ async def test_where_agents_are_not_for_this_user_to_see_nothing_is_refused(tmp_
         ran = await run_cli("task", "publish", "--to", "cod", "x", "--nats-url", bus.url("main"))
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["to"] == "agent-cod"
+
+
+async def test_the_library_publishes_for_an_unseen_agent_and_says_so_once_in_its_log(
+    coordinator: Coordinator, caplog: pytest.LogCaptureFixture
+):
+    await set_up(coordinator.bus, ["code"])
+    for _ in range(2):
+        await coordinator.publish("cod", "x")
+    await coordinator.publish_to(["code"], "x")
+    said = [record.getMessage() for record in caplog.records if record.name == "agentbus"]
+    assert said == ["this bus has never seen an agent cod: the task waits for its first worker; did you mean code?"]

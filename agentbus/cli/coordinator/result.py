@@ -27,16 +27,16 @@ def result() -> None:
     short_help="Print the newest results of an inbox.",
     epilog="""\b
 Examples:
-  agentbus result get --agent main
-  agentbus result get --agent main --limit 20 | jq -r .result
+  agentbus result get
+  agentbus result get --limit 20 | jq -r .result
   agentbus result get --agent main --limit 5 --watch
-  agentbus result get --full task-20260518-k3v9… > report.txt
+  agentbus result get task-20260518-k3v9… > report.txt
 
 \b
 Each line is a stored message, as it is stored but for U+0085, U+2028 and U+2029, which are escaped: some
 readers end a line there. A message that is not JSON is printed under the key "agentbus".""",
 )
-@agent_option("The owner of the inbox; the coordinator's is main. With --full: the agent that has the task.")
+@agent_option("The owner of the inbox; default: your own. With ID: the agent that has the task.")
 @limit_option("How many of the newest.", default=1, least=0)
 @click.option("--watch", is_flag=True, help="Then print new ones as they arrive, until interrupted.")
 @click.option(
@@ -46,20 +46,30 @@ readers end a line there. A message that is not JSON is printed under the key "a
     type=TaskName(),
     help="Print the whole output of this task instead: the bytes that the agent printed, however many.",
 )
+@click.argument("named", metavar="[ID]", type=TaskName(), required=False)
 @bus_options
 def get(
-    agent: str | None, limit: int, task_id: str | None, nats_url: str | None, config: "Path | None", *, watch: bool
+    agent: str | None,
+    limit: int,
+    task_id: str | None,
+    named: str | None,
+    nats_url: str | None,
+    config: "Path | None",
+    *,
+    watch: bool,
 ) -> None:
     """Print the newest results of an inbox, oldest first, one JSON line each. Reading never removes anything.
 
-    With --full, print the whole output of one task; --agent is needed then if several agents have a task with this id.
+    With ID, print the whole output of that task, as with --full; --agent is needed then if several agents have a task
+    with this id.
     """
+    if named is not None and task_id is not None:
+        raise click.UsageError("ID and --full exclude each other.", click.get_current_context())
+    task_id = task_id or named
     if task_id is not None and watch:
         raise click.UsageError("--full and --watch exclude each other.", click.get_current_context())
     if task_id is not None:
         command = partial(_print_output, task_id=task_id, agent=agent)
-    elif agent is None:
-        raise click.UsageError("Missing option '--agent'.", click.get_current_context())
     else:
         command = partial(_print_inbox, agent=agent, limit=limit, watch=watch)
     lazy.session.run_connected(nats_url, config, command)
@@ -72,7 +82,7 @@ async def _print_output(bus: "Coordinator", *, task_id: str, agent: str | None) 
     raw.close()
 
 
-async def _print_inbox(bus: "Coordinator", *, agent: str, limit: int, watch: bool) -> None:
+async def _print_inbox(bus: "Coordinator", *, agent: str | None, limit: int, watch: bool) -> None:
     async with bus.inbox(newest=limit, agent=agent) as inbox:
         for message in await inbox.history():
             _show(message)

@@ -9,6 +9,7 @@ from agentbus.cli import lazy, output
 from agentbus.cli.coordinator.acting.cancel import cancel
 from agentbus.cli.coordinator.publish import print_published, publish
 from agentbus.cli.coordinator.question import answer
+from agentbus.cli.lazy_group import AliasGroup
 from agentbus.cli.options import (
     GroupName,
     TaskName,
@@ -44,7 +45,7 @@ _MAX_LISTED = 200
 _task_id = click.argument("task_id", metavar="ID", type=TaskName())
 
 
-@click.group()
+@click.group(cls=AliasGroup)
 def task() -> None:
     """Publish tasks, follow them, and act on them."""
 
@@ -56,6 +57,7 @@ task.add_command(publish)
 
 
 @task.command(
+    short_help="Show a task: its content, state and result.",
     epilog="""\b
 Examples:
   agentbus task get task-20260518-k3v9…

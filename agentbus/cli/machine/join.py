@@ -1,5 +1,6 @@
 """`agentbus worker init` and `agentbus coordinator init`: make a configuration from a bundle."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,9 @@ def worker_init(bundle_file: Path, folder: Path, preset: str | None, command: st
     default = folder == lazy.home.in_home_if_any(_DEFAULT_FOLDER)
     output.line(f"wrote {path}; {bundle_file} is no longer needed here. Start the worker:")
     output.line("  agentbus worker run" + ("" if default else f" --config {path}"))
+    chosen = lazy.agent_presets.PRESETS.get(preset or "")
+    if chosen is not None and shutil.which(chosen.executable) is None:
+        output.remark(f"warning: {chosen.executable} is not installed here; see agentbus doctor --role worker")
 
 
 @click.command(

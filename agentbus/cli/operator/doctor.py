@@ -102,6 +102,8 @@ async def _run_checks(
     folder: "FolderFacts",
     show: "Callable[[Finding], None]",
 ) -> None:
+    if probe is not None:
+        output.remark(f"a task for {probe} comes last; its answer may take a while")
     async with aclosing(lazy.run_checks.run_checks(role, loaded, source, probe=probe, folder=folder)) as findings:
         async for finding in findings:
             show(finding)

@@ -1,5 +1,6 @@
 """Checks the round trip of a real task: published, run by a real worker, and answered."""
 
+import asyncio
 from dataclasses import replace
 from typing import Final
 
@@ -24,7 +25,11 @@ async def check_round_trip(bus: Bus, sender: str, agent: str) -> Finding:
                 "round trip", f"no worker of {agent} is alive", f"start one: agentbus worker run, for {agent}"
             )
         task = await coordinator.publish(agent, _PROMPT, task_type="agentbus.probe")
-        waited = await coordinator.wait([task.id], timeout_s=_ANSWER_S)
+        try:
+            waited = await coordinator.wait([task.id], timeout_s=_ANSWER_S)
+        except asyncio.CancelledError:  # Ctrl-C: it would run later, for no one
+            await coordinator.task(task.id).cancel("agentbus doctor was interrupted")
+            raise
         status = waited.settled.get(task.id)
         if status is None:
             await coordinator.task(task.id).cancel("agentbus doctor timed out")
