@@ -2,10 +2,10 @@
 
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from agentbus import Coordinator
-from agentbus.bus.jetstream import Bus
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import GROUP, NO_GROUP, STATE, SUMMARY, Headers
 from agentbus.protocol.ledger_entry import queued, settled
@@ -27,21 +27,25 @@ def task_id(number: int) -> str:
 async def fill(coordinator: Coordinator, first: int, count: int) -> None:
     """Store the entries of the tasks from number `first` up to `count`, the oldest first."""
     started = time.perf_counter()
-    for start in range(first, count, _AT_ONCE):
-        numbers = range(start, min(count, start + _AT_ONCE))
-        for number in numbers[:-1]:
-            key, data, headers = _message(number)
-            await coordinator.bus.publish(subjects.state(key), data, headers=headers, flush=False)
-        key, data, headers = _message(numbers[-1])
-        await coordinator.bus.store(subjects.state(key), data, headers=headers)  # waits for all before
-    await _check(coordinator.bus, count)
+    before = (await coordinator.bus.stream_info(subjects.STATE_STREAM)).state.messages
+    await _store(coordinator, count - first, map(_message, range(first, count)))
+    there = (await coordinator.bus.stream_info(subjects.STATE_STREAM)).state.messages
+    if there - before != count - first:
+        raise RuntimeError(f"the ledger has got {there - before} entries instead of {count - first}")
     print(f"  {count:,} entries after {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
 
-async def _check(bus: Bus, count: int) -> None:
-    there = (await bus.stream_info(subjects.STATE_STREAM)).state.messages
-    if there != count:
-        raise RuntimeError(f"the ledger holds {there} entries instead of {count}")
+async def settle_all(coordinator: Coordinator, keys: Sequence[TaskKey]) -> None:
+    """Store settled entries in place of those of tasks that wait."""
+    await _store(coordinator, len(keys), ((key, *settled_entry(key)) for key in keys))
+
+
+async def _store(coordinator: Coordinator, count: int, messages: Iterable[tuple[TaskKey, bytes, Headers]]) -> None:
+    for number, (key, data, headers) in enumerate(messages, 1):
+        if number % _AT_ONCE == 0 or number == count:
+            await coordinator.bus.store(subjects.state(key), data, headers=headers)  # waits for all before
+        else:
+            await coordinator.bus.publish(subjects.state(key), data, headers=headers, flush=False)
 
 
 def _message(number: int) -> tuple[TaskKey, bytes, Headers]:

@@ -10,6 +10,7 @@ supervisors. Without them, a supervisor that has lost its worker ends all of its
 """
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]  # `close` needs it, without files
 import contextlib
 import itertools
 import json

@@ -111,7 +111,7 @@ class TemporaryFolders:
                 return self._take_ready() or await self._threads.run(self._make, stop=stop)
         except OSError as error:
             raise MachineFaultError(
-                f"a temporary folder cannot be made in {tempfile.gettempdir()}: {error.strerror or error}"
+                f"a temporary folder cannot be made in {_place()}: {error.strerror or error}"
             ) from None
         finally:
             self._waiting -= 1
@@ -153,6 +153,7 @@ class TemporaryFolders:
 
     def __enter__(self) -> Self:
         """Begin to remove what dead workers have left, whose processes have ended."""
+        self._threads.begin(_place)  # Python finds it by writing a file, for which there may be no room later
         self._threads.begin(self._remove_left)
         return self
 
@@ -238,6 +239,14 @@ class FolderOfRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._folders.give_back(self._folder, self._taken_at, ended=self._ended)
+
+
+def _place() -> str:
+    """Return the temporary folder of the machine, as far as it is known."""
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return "the temporary folder of this machine"
 
 
 def _status(folder: Path) -> _Status:
