@@ -107,7 +107,9 @@ def session_in(result: Mapping[str, Json]) -> tuple[str | None, str | None]:
 def needs_of(fields: Mapping[str, Json]) -> tuple[str, ...]:
     """Return what the fields of a task say that it needs; nothing where the field holds something else."""
     found = fields.get(NEEDS)
-    listed = cast("list[Json]", found) if isinstance(found, list) else []
+    if not isinstance(found, list):
+        return ()  # as nearly all tasks; each is asked three times
+    listed = cast("list[Json]", found)
     words = [one for one in listed if isinstance(one, str) and 0 < len(one) <= _MAX_NEED_CHARS]
     return tuple(dict.fromkeys(words)) if len(words) == len(listed) <= MAX_NEEDS else ()
 

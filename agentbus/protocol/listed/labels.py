@@ -65,7 +65,7 @@ def first_words(content: Json) -> str:
     cut = words[:MAX_ABOUT_CHARS]
     if len(words) > MAX_ABOUT_CHARS or len(text) > _LOOKED_AT:
         cut = words[: MAX_ABOUT_CHARS - 1].rstrip() + "…"
-    while len(json.dumps(cut)) - 2 > _MAX_ABOUT_BYTES:
+    while not cut.isascii() and len(json.dumps(cut)) - 2 > _MAX_ABOUT_BYTES:
         cut = cut.removesuffix("…")[:-1].rstrip() + "…"
     return cut
 

@@ -130,7 +130,9 @@ async def task_command(
             settings = await write_settings(own_tmp, agent, conversation.answered, threads=disk.folders, stop=stop)
             values = {**_values(task, prompt, file, workdir, settings), **conversation.values}
             words = _words(config, task, conversation, values, silent=not prompt)
-            env = {**_environment(agent, task, attempt, workdir), **_own(own_tmp, conversation, inputs)}
+            artifacts = own_tmp / ARTIFACTS_FOLDER
+            own = _own(own_tmp, artifacts, conversation, inputs)
+            env = {**_environment(agent, task, attempt, workdir), **own}
             side_file = await side_file_of_run(
                 agent.output, own_tmp, conversation.words, env, workdir, threads=disk.folders, stop=stop
             )
@@ -144,7 +146,7 @@ async def task_command(
                 owner=owner,
                 side_file=side_file.path,
                 answers=answers,
-                artifacts=own_tmp / ARTIFACTS_FOLDER,
+                artifacts=artifacts,
                 clone=clone,
                 no_process_left=own_folder.no_process_left,
             )
@@ -310,10 +312,10 @@ def _environment(agent: AgentSection, task: Task, attempt: Attempt, workdir: Pat
     }
 
 
-def _own(tmp: Path, conversation: "Conversation", inputs: Path | None) -> dict[str, str]:
+def _own(tmp: Path, artifacts: Path, conversation: "Conversation", inputs: Path | None) -> dict[str, str]:
     return {
         "TMPDIR": str(tmp),
-        ARTIFACTS_VARIABLE: str(tmp / ARTIFACTS_FOLDER),
+        ARTIFACTS_VARIABLE: str(artifacts),
         **({INPUTS_VARIABLE: str(inputs)} if inputs is not None else {}),
         **environment_of(conversation.answered),
     }

@@ -182,8 +182,8 @@ class Job:
                 )
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
             if ended.unended is None:
-                reservation.ended(ended.duration_s)
-                await asyncio.sleep(0)  # let the next task start first
+                if reservation.ended(ended.duration_s):
+                    await asyncio.sleep(0)  # let the next task start first
                 self._log.debug("command ended")
             else:
                 lose_slot(reservation, child, ended.unended, self._log)

@@ -183,11 +183,15 @@ class Reservation:
         finally:
             timer.cancel()
 
-    def ended(self, ran_s: float = math.inf) -> None:
-        """Free the slot: the command has ended after `ran_s`, or was not started. The task is being settled."""
+    def ended(self, ran_s: float = math.inf) -> bool:
+        """Free the slot: the command has ended after `ran_s`, or was not started. The task is being settled.
+
+        Returns whether another task may have got the slot, which was prefetched for it.
+        """
         if self._state == "running":
             self._slots.ended(ran_s)
             self._move("settling")
+        return self._slots.prefetching
 
     def lose(self) -> Callable[[], None]:
         """Settle the task, and keep its slot: its command could not be ended. Returns what gives the slot back."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -41,8 +41,28 @@ class Places(NamedTuple):
     inputs: Inputs | None = None
 
 
+def place_of_run(
+    config: WorkerConfig,
+    key: TaskKey,
+    places: Places,
+    work: Work | None,
+    conversation: "Conversation",
+    threads: DiskThreads,
+    stop: asyncio.Future[None],
+) -> AbstractAsyncContextManager[tuple[Path | None, Clone | None]]:
+    """Give the folder in which an attempt runs, if it is not that of the worker, and the clone that it belongs to.
+
+    Raises:
+        MachineFaultError: it cannot be made, or is not there, or the disk does not answer.
+        WorkspaceError: there is no clone of the repository.
+    """
+    if places.clones is conversation.resumed is config.agent.folder is config.worker.workdir is None:
+        return nullcontext((None, None))
+    return _made(config, key, places, work, conversation, threads, stop)
+
+
 @asynccontextmanager
-async def place_of_run(
+async def _made(
     config: WorkerConfig,
     key: TaskKey,
     places: Places,
@@ -51,12 +71,6 @@ async def place_of_run(
     threads: DiskThreads,
     stop: asyncio.Future[None],
 ) -> AsyncGenerator[tuple[Path | None, Clone | None]]:
-    """Give the folder in which an attempt runs, if it is not that of the worker, and the clone that it belongs to.
-
-    Raises:
-        MachineFaultError: it cannot be made, or is not there, or the disk does not answer.
-        WorkspaceError: there is no clone of the repository.
-    """
     worker, clones, session, name = config.worker, places.clones, conversation.resumed, _name(key)
     if clones is not None:
         lay = _laying(places.inputs, key, work, stop)
