@@ -179,10 +179,9 @@ async def sessions(ground: Ground) -> None:
     with model() as server:
         async with bus_of(ground) as (bus, coordinator):
             args = ["--allowedTools", ALLOWED]
-            with (
-                claude.session(claude_env(ground, bus, "one", server), ground.work, *args) as one,
-                claude.session(claude_env(ground, bus, "two", server), ground.work, *args) as two,
-            ):
+            with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+                one = first.enter_context(claude.session(claude_env(ground, bus, "one", server), ground.work, *args))
+                two = second.enter_context(claude.session(claude_env(ground, bus, "two", server), ground.work, *args))
                 both = {"one": one, "two": two}
                 await in_thread(until_connected, ground, before + 2, two)
                 for name, seen in both.items():
@@ -191,7 +190,14 @@ async def sessions(ground: Ground) -> None:
                 await woken(server, coordinator, both, "one", "job-one")
                 await woken(server, coordinator, both, "two", "job-two")
                 print("two sessions: each was woken by its own task alone")
-                await restarted(ground, server, coordinator, both)
+                await server_restarted(server, coordinator, both)
+                await in_thread(publish, server, "two", "away-two", two)
+                number = session_id(two)
+                second.close()
+                await finish(coordinator, "away-two")
+                args += ["--resume", number]
+                again = claude.session(claude_env(ground, bus, "two", server), ground.work, *args)
+                await session_resumed(ground, server, coordinator, {"one": one, "two": first.enter_context(again)})
 
 
 async def woken(server: Model, coordinator: Coordinator, both: dict[str, claude.Session], mine: str, task: str) -> None:
@@ -208,21 +214,41 @@ async def woken(server: Model, coordinator: Coordinator, both: dict[str, claude.
     print(f"  {task}: its session was woken after {took_s:.1f} s")
 
 
-async def restarted(ground: Ground, server: Model, coordinator: Coordinator, both: dict[str, claude.Session]) -> None:
-    """End the MCP server of one session and the monitor of the other one; each still tells of its own tasks."""
-    one, two = both["one"], both["two"]
+async def server_restarted(server: Model, coordinator: Coordinator, both: dict[str, claude.Session]) -> None:
+    """End the MCP server of a session: it tells of what the old one has published, and of what the new one does."""
+    one = both["one"]
+    await in_thread(publish, server, "one", "before-one", one)
     for pid in one.children("agentbus-mcp"):
         os.kill(pid, 15)
-    await in_thread(publish, server, "one", "again-one", one)
-    await in_thread(publish, server, "two", "again-two", two)
-    for pid in two.children("watch --lines --session"):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 15)
-    await asyncio.sleep(2)
+    await in_thread(publish, server, "one", "after-one", one)
+    await woken(server, coordinator, both, "one", "before-one")
+    await woken(server, coordinator, both, "one", "after-one")
+    print("after a restart of the MCP server: its session was woken by the tasks of both")
+
+
+async def session_resumed(
+    ground: Ground, server: Model, coordinator: Coordinator, both: dict[str, claude.Session]
+) -> None:
+    """A session that is resumed has a new server and a new monitor, and is told of what has happened meanwhile."""
+    two, asked = both["two"], len(server.asked["one"])
+    await in_thread(claude.eventually, lambda: two.children("agentbus-mcp"), "the server runs", two)
+    await asyncio.sleep(_QUIET_S)
     await in_thread(use_skill, server, "two", two)
-    await woken(server, coordinator, both, "one", "again-one")
-    await woken(server, coordinator, both, "two", "again-two")
-    print("after a restart of either: each was woken by its own task alone")
+    await in_thread(until_told, server, "two", "agentbus: task away-two of agent code completed", two)
+    assert len(server.asked["one"]) == asked
+    told = [line.split()[2] for line in server.events("two")]
+    assert told == ["job-two", "away-two"], told
+    await in_thread(publish, server, "two", "late-two", two)
+    await woken(server, coordinator, both, "two", "late-two")
+    print("a session that was resumed was told of what it had missed, once, and of what came later")
+
+
+def session_id(seen: claude.Session) -> str:
+    """Return the id that Claude Code gives to its children."""
+    [pid] = seen.children("agentbus-mcp")[-1:]
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    [found] = [one.partition(b"=")[2].decode() for one in variables if one.startswith(b"CLAUDE_CODE_SESSION_ID=")]
+    return found
 
 
 async def no_bus(ground: Ground) -> None:
