@@ -4,12 +4,10 @@ It is the same data as `agentbus status`: see `agentbus.admin.overview`. A secti
 are stands in the head.
 """
 
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from agentbus.admin.needs import Need
 from agentbus.admin.overview import BusOverview, OverviewReader
-from agentbus.agent_overview import AgentOverview
 from agentbus.coordinator import Coordinator
 from agentbus.tasks.status import TaskStatus
 from agentbus.ui.feed import Sections
@@ -25,8 +23,6 @@ SHOWN: Final = 30
 _AGENTS_SHOWN: Final = 60
 _QUESTIONS_SHOWN: Final = 20
 _RECENT: Final = 20
-_FAILED_FOR: Final = timedelta(hours=24)
-"""How long a failure stands under what needs a person: it was seen by then, or will not be."""
 _QUEUED_SEARCH_S: Final = 0.5
 
 
@@ -42,14 +38,14 @@ class Board:
         if self._reader is None or self._of is not bus.bus:
             self._reader, self._of = OverviewReader(bus, recent=_RECENT), bus.bus
         overview = await self._reader.read()
-        queued = await self._queued(bus, overview)
+        queued = overview.queued or await self._queued(bus, overview)
         return {
             "head": {"head": head_row(bus, overview)},
-            "trouble": dict(_troubles(overview)),
+            "trouble": {key: row for key, row in map(_trouble, overview.needs.named) if row},
             "running": {
                 str(one.name): task_row(one, overview.progress.get(one.record.key)) for one in overview.running[:SHOWN]
             },
-            "queued": {str(one.name): task_row(one) for one in queued},
+            "queued": {str(one.name): task_row(one) for one in queued[:SHOWN]},
             "settled": {str(one.name): task_row(one) for one in overview.recent},
             "agents": {one.agent: agent_row(one) for one in overview.agents[:_AGENTS_SHOWN]},
         }
@@ -62,7 +58,8 @@ class Board:
         return {"questions": rows, "asking": {"asking": known(more=True if more else None, partial=found.partial)}}
 
     async def _queued(self, bus: Coordinator, overview: BusOverview) -> list[TaskStatus]:
-        if not any(agent.in_queue is None or agent.in_queue > 0 for agent in overview.agents):
+        """Return tasks that wait where this party may not read the queue, as far as a short search finds them."""
+        if bus.bus.reads_queue or not any(agent.in_queue is None or agent.in_queue > 0 for agent in overview.agents):
             return []
         found = await bus.list_tasks(state="queued", limit=SHOWN, with_results=False, search_s=_QUEUED_SEARCH_S)
         return sorted(found.tasks, key=lambda one: one.record.entry.created_at or "")
@@ -70,20 +67,20 @@ class Board:
 
 def head_row(bus: Coordinator, overview: BusOverview) -> Row:
     """Say which bus and which coordinator this is, how much there is of all, and what is wrong with the streams."""
-    waiting = [agent.waiting for agent in overview.agents if agent.waiting is not None]
     counts: dict[str, Json] = {
         "agents": len(overview.agents),
         "online": sum(agent.online for agent in overview.agents),
         "workers": sum(len(agent.workers) for agent in overview.agents),
-        "running": len(overview.running),
-        "queued": sum(waiting) if waiting else None,
+        "running": max(len(overview.running), sum(one.running or 0 for one in overview.tasks)),
+        "queued": max(len(overview.queued), overview.queued_in_all),
+        **{f"needs_{kind}": count for kind, count in overview.needs.counts.items()},
     }
     return known(
         servers=line(overview.servers),
         coordinator=overview.coordinator,
         role=bus.role,
         server_version=line(overview.server_version, 40),
-        counts={name: count for name, count in counts.items() if count is not None},
+        counts=counts,
         warnings=[line(text, 400) for text in overview.warnings],
         missing=[*overview.missing],
         hidden=[*overview.hidden],
@@ -91,26 +88,11 @@ def head_row(bus: Coordinator, overview: BusOverview) -> Row:
     )
 
 
-def _troubles(overview: BusOverview) -> Iterable[tuple[str, Row]]:
-    """What needs a person besides questions: agents that take no tasks though some wait, and failures of a day."""
-    for agent in overview.agents:
-        if (what := _trouble_of(agent)) is not None:
-            why = next((line(said) for said in agent.troubles), None)
-            yield (
-                f"agent:{agent.agent}",
-                known(kind="agent", agent=agent.agent, what=what, why=why, waiting=agent.in_queue or None),
-            )
-    oldest = datetime.now(UTC) - _FAILED_FOR
-    for status in overview.recent:
-        if status.state == "failed" and status.record.changed_at > oldest:
-            yield f"failed:{status.name}", {"kind": "failed", **task_row(status)}
-
-
-def _trouble_of(agent: AgentOverview) -> str | None:
-    if agent.paused_by:
-        return "paused by hand"
-    if not agent.online:
-        return "no worker" if agent.in_queue else None
-    if agent.paused:
-        return "paused"
-    return "trouble" if agent.troubles else None
+def _trouble(need: Need) -> tuple[str, Row]:
+    """Describe what needs a person besides questions, which have a section of their own; nothing of these."""
+    if need.kind in ("question", "approval"):
+        return "", {}
+    about = known(kind=need.kind, agent=need.agent, why=line(need.text))
+    if need.status is not None:
+        return f"{need.kind}:{need.status.name}", {**task_row(need.status), **about}
+    return f"{need.kind}:{need.agent}:{line(need.text, 60)}", about

@@ -2,7 +2,7 @@
 
 import { page } from "../app.js";
 import { arrange, fill, h } from "../dom.js";
-import { count, many, size, time } from "../format.js";
+import { count, size, time } from "../format.js";
 import { listOf, questionCard, taskRow } from "../parts.js";
 
 export function overviewScreen(main) {
@@ -27,7 +27,9 @@ export function overviewScreen(main) {
     const loaded = page.section("head").order.length > 0;
     needs.nothing.textContent = loaded ? "Nothing waits for you." : "Reading the bus …";
     const rows = { ...questions.rows, ...trouble.rows };
-    put(needs, [...questions.order, ...trouble.order], rows, (row) => (row.kind === "agent" ? agentTrouble(row) : row.kind === "failed" ? failedRow(row) : questionCard(row)));
+    const named = trouble.order.length;
+    const all = Object.entries(page.counts()).reduce((sum, [name, count]) => (name.startsWith("needs_") && !["needs_question", "needs_approval"].includes(name) ? sum + count : sum), 0);
+    put(needs, [...questions.order, ...trouble.order], rows, (row) => (row.kind === "failed" ? failedRow(row) : row.kind === "lost" ? lostRow(row) : row.kind in AGENTS ? agentTrouble(row) : questionCard(row)), questions.order.length + Math.max(all, named));
     const counts = page.counts();
     const part = (name) => [page.section(name).order, page.section(name).rows];
     put(running, ...part("running"), (row) => taskRow(row, { when: time(row.since ?? row.changed_at, "for") }), Math.max(counts.running ?? 0, page.section("running").order.length));
@@ -52,16 +54,20 @@ function queuedRow(row) {
   return taskRow(note ? { ...row, told: { last: note } } : row, { when: time(row.created_at ?? row.changed_at, "for") });
 }
 
+const AGENTS = { paused: "paused", no_worker: "no worker" };
+
 function agentTrouble(row) {
   const resume = (event) => page.act(event.target, "resume", { agent: row.agent }, () => `${row.agent} takes tasks again`);
   return h(
     "li",
     { class: "row trouble" },
-    h("span", { class: "lead" }, h("span", { class: "chip state failed" }, h("span", { "aria-hidden": "true" }, "!"), ` ${row.what}`), h("span", { class: "agent" }, row.agent)),
-    h("span", { class: "what" }, h("a", { class: "open", href: "#/agents", "data-focus": "open" }, row.waiting ? `${many(row.waiting, "task waits", "tasks wait")}` : "See the agent"), row.why ? h("span", { class: "said" }, h("span", { class: "told" }, row.why)) : undefined),
-    h("span", { class: "figures" }, row.what.startsWith("paused") && !page.me.read_only ? h("button", { type: "button", onclick: resume }, "Resume") : undefined),
+    h("span", { class: "lead" }, h("span", { class: "chip state failed" }, h("span", { "aria-hidden": "true" }, "!"), ` ${AGENTS[row.kind]}`), h("span", { class: "agent" }, row.agent)),
+    h("span", { class: "what" }, h("a", { class: "open", href: "#/agents", "data-focus": "open" }, "See the agent"), h("span", { class: "said" }, h("span", { class: "told" }, row.why))),
+    h("span", { class: "figures" }, row.kind === "paused" && !page.me.read_only ? h("button", { type: "button", onclick: resume }, "Resume") : undefined),
   );
 }
+
+const lostRow = (row) => taskRow({ ...row, worker_gone: true, told: { last: row.why } });
 
 function failedRow(row) {
   const element = taskRow(row);
