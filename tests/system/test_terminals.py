@@ -151,7 +151,8 @@ LOCAL: Final = {
     "agent add", "agent bundle", "agent remove", "agent rotate", "completion", "coordinator add", "coordinator bundle",
     "coordinator list", "coordinator remove", "coordinator rotate", "demo", "init", "mcp config",
     "mcp token add", "mcp token list", "mcp token remove", "mcp token rotate",
-    "plugin build", "service install", "service status", "service uninstall", "skill install", "ui", "up", "work rescue",
+    "plugin build", "service install", "service status", "service uninstall", "skill install", "ui", "up",
+    "work rescue",
 }  # fmt: skip
 """Commands that show nothing but what the person who runs them has on this machine."""
 
