@@ -68,7 +68,8 @@ class Acts:
                 return {}
 
     def _begins_a_tool(self, line: str) -> bool:
-        before = {"claude": '"content":[{"type":"tool_use"', "codex": "item.started", "opencode": '"type":"text"'}
+        whole = '"content":[{"type":"tool_use"'  # not the parts of it that are printed before
+        before = {"claude": whole, "qwen": whole, "codex": "item.started", "opencode": '"type":"text"'}
         return before.get(self.agent, '"tool_use"') in line
 
     def _part(self) -> str:
