@@ -43,8 +43,11 @@ async def test_the_storm_reports_a_worker_that_acknowledges_before_it_has_a_resu
 
 @pytest.mark.long
 async def test_the_storm_reports_workers_that_run_a_task_twice_because_none_renews_its_lease():
-    account = await run_storm(unrenewed(seed=1), keep=False)
-    again = account.numbers["run again: without a reason"]
+    again = 0
+    for seed in (1, 2, 3):  # on a busy machine no other worker may be free while a task runs without a lease
+        account = await run_storm(unrenewed(seed=seed), keep=False)
+        if again := account.numbers["run again: without a reason"]:
+            break
     assert again, f"\n{account.table()}\n{account.faults()}"
     assert sum(fault.endswith("without a reason") for fault in account.wrong) == again
     assert not account.lost
