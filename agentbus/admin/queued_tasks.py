@@ -19,6 +19,9 @@ from agentbus.tasks.status import TaskStatus
 MOST_QUEUED: Final = 20
 _MOST_AGENTS: Final = 24
 """Of how many agents the heads of the queues are read: first of those that no worker is alive of."""
+_LEAST: Final = 3
+_OF_OFFLINE: Final = 10
+"""Of an agent without a worker, tasks that were running when it went lie at the head of the queue."""
 _AT_ONCE: Final = 16
 
 
@@ -58,13 +61,13 @@ class QueueHeads:
             return []
         having = sorted((one for one in agents if one.in_queue), key=lambda one: (one.online, -(one.waiting or 0)))
         chosen = [one for one in having[:_MOST_AGENTS] if not one.online or one.waiting]
-        each = max(2, most // max(1, len(chosen)))
+        share = max(_LEAST, most // max(1, len(chosen)))
         now: dict[tuple[str, int], tuple[int, TaskKey | None]] = {}
 
         async def walk(one: AgentOverview) -> list[TaskKey]:
             # Of an agent without a worker, what was given to one that is gone waits as well.
             seq, keys = (one.delivered_seq + 1 if one.online else 1), list[TaskKey]()
-            for _ in range(each):
+            for _ in range(share if one.online else max(share, _OF_OFFLINE)):
                 found = self._read.get((one.agent, seq)) or await self._next(one.agent, seq)
                 if found is None:
                     break

@@ -86,6 +86,7 @@ _QUESTION: Final[dict[str, Any]] = {
 _ENTRIES: Final[list[dict[str, Any]]] = [
     _ENTRY,
     {**_ENTRY, "retry_after_s": 5.0, "earlier": _EARLIER},
+    {**_ENTRY, "group": "job", "about": "Review PR 123"},
     {**_ENTRY, "setbacks": {"count": {"host-0123abcd": 2}, "code": "not_started", "since": _TIME}},
     {**_ENTRY, "cancel": _CANCEL},
     {**_ENTRY, "needs": ["continue"], "continues": {"task": "t1", "owner": "main", "fresh": True, "wait_s": 5.0}},
@@ -177,6 +178,8 @@ _LINES: Final = st.sampled_from(
         b'Bus-Summary: {"sender":"agent-x","inbox":"main","task_type":"t","failure":{"code":"x","message":7}}',
         b'Bus-Summary: {"sender":"\\ud800","inbox":"main","task_type":"\\u001b[31m","cancel":{"by":"x","at":"y"}}',
         b'Bus-Summary: {"sender":"agent-x","inbox":"other","task_type":"t","attempt":NaN}', b"Bus-Summary: [",
+        b'Bus-Summary: {"sender":"agent-x","inbox":"main","task_type":"t","about":"\\u001b]0;x\\u0007\\u202e"}',
+        b"Bus-Group: job", b"Bus-Group: \x1b[31m", b"Bus-Group:", b"Bus-Group: " + b"g" * 5000,
     ]
 )  # fmt: skip
 _FIRST_LINES: Final = st.sampled_from(

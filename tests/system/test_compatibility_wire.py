@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
@@ -27,6 +27,7 @@ from agentbus.protocol.headers import parse
 from agentbus.protocol.ids import make_result_id
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Claim, Entry, Record, claimed, read_entry, renewed
+from agentbus.protocol.listed.labels import first_words
 from agentbus.protocol.listed.summary import summary_of
 from agentbus.protocol.messages import Result, ResultStatus, Task, decode_result, decode_task, new_result, new_task
 from agentbus.protocol.stored_message import StoredMessage
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.posix("a worker needs process groups and signals")
 
 RECORDED = ROOT / "tests" / "recorded" / "wire"
+CONTENT: Final[dict[str, Any]] = {"text": "Prüfe PR 123", "list": [1, 2.5, None, True]}
 TIME = datetime.fromisoformat("2026-11-28T22:26:36.123456+00:00")
 CLAIM = Claim(worker="machine-1", nonce="n" * 20, lease_s=60.0, since=TIME.isoformat())
 STATUSES: tuple[ResultStatus, ...] = ("completed", "failed", "needs_approval", "cancelled")
@@ -136,9 +138,8 @@ def result_of(task: Task, status: ResultStatus) -> Result:
 
 
 async def publish_one(coordinator: Coordinator, task_id: str) -> tuple[Task, Record]:
-    content = {"text": "Prüfe PR 123", "list": [1, 2.5, None, True]}
     published = await coordinator.publish(
-        "code", content, task_type="review", payload_format="json", reply_to="ops", task_id=task_id
+        "code", CONTENT, task_type="review", payload_format="json", reply_to="ops", task_id=task_id
     )
     record = await Ledger(coordinator.bus).read(TaskKey("code", task_id))
     assert isinstance(record, Record)
@@ -213,8 +214,9 @@ async def messages_of(bus: Bus) -> list[dict[str, str]]:
 def as_of_today(message: dict[str, str]) -> dict[str, str]:
     """Make the changes since the recording.
 
-    The message id of a task has a random part, which its entry holds. The headers of a settled entry sum it up. The
-    result of a message that was not accepted has the code of its failure.
+    The message id of a task has a random part, which its entry holds, as it holds the first words of the content. The
+    headers of an entry name its group, and sum a settled one up. The result of a message that was not accepted has the
+    code of its failure.
     """
     part, headers, data = "r" * 20, message["headers"], message["data"]
     refused = r'("error":"(not accepted: [^"]*)","completed_at":"[^"]*")'
@@ -225,8 +227,12 @@ def as_of_today(message: dict[str, str]) -> dict[str, str]:
         )
     if subjects.parse_state(message["subject"]) is not None:
         data = re.sub(r'("created_at":"[^"]*")', rf'\1,"publication":"{part}"', data, count=1)
+        if data:
+            about = json.dumps(first_words(CONTENT), ensure_ascii=False)
+            data = f'{data.removesuffix("}")},"about":{about}}}'
+            headers = re.sub(r"(Bus-State: .*\r\n)", r"\1Bus-Group: -\r\n", headers)
         if data and (summary := summary_of(Entry.model_validate_json(data))) is not None:
-            headers = re.sub(r"(Bus-State: .*\r\n)", rf"\1Bus-Summary: {summary}\r\n", headers)
+            headers = headers.replace("Bus-Group: -\r\n", f"Bus-Group: -\r\nBus-Summary: {summary}\r\n")
     return {**message, "headers": headers, "data": data}
 
 

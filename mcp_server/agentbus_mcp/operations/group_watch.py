@@ -15,8 +15,7 @@ MOST_RESULTS: Final = 32
 async def watch_of_group(coordinator: Coordinator, request: WatchRequest, group: str) -> WatchRequest:
     """Return the request for the tasks that a group has now.
 
-    Those that are waited for are the open ones. Of the settled ones the newest are read as well, but where any result
-    ends the wait: then it would end at once.
+    Those that are waited for are the open ones. Of the settled ones the newest are shown as well, and end no wait.
 
     Raises:
         TaskNotFoundError: the group has no tasks.
@@ -27,7 +26,7 @@ async def watch_of_group(coordinator: Coordinator, request: WatchRequest, group:
         raise TaskNotFoundError(f"the bus knows no task of the group {group}")
     pending = [status for status in tasks if not status.settled]
     settled = [status for status in tasks if status.settled]
-    shown = [] if pending and request.until == "any" else settled[:MOST_RESULTS]
-    others = Counter(status.state for status in settled[len(shown) :])
-    names = [str(status.name) for status in (*pending, *shown)]
-    return replace(request, task_ids=names, group=group, others=dict(others))
+    others = Counter(status.state for status in settled[MOST_RESULTS:])
+    open_ones, shown = [[str(one.name) for one in some] for some in (pending, settled[:MOST_RESULTS])]
+    first, beside = (open_ones, shown) if open_ones else (shown, ())
+    return replace(request, task_ids=first, beside=beside, group=group, others=dict(others))

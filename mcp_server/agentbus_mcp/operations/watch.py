@@ -37,6 +37,7 @@ class WatchRequest:
     Attributes:
         follows: also report what the runs of the tasks do.
         group: the group of which the tasks are; see `agentbus_mcp.operations.group_watch`.
+        beside: tasks whose results are shown as well, and end no wait.
         others: how many tasks of it are in which state, that are not among them.
     """
 
@@ -47,6 +48,7 @@ class WatchRequest:
     agent: str | None = None
     follows: bool = False
     group: str | None = None
+    beside: Sequence[str] = ()
     others: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
@@ -117,7 +119,9 @@ async def watch_tasks(
         )
     tasks = {task.name: task for task in (*waited.pending.values(), *waited.settled.values())}
     errors = {**found.errors, **waited.unreadable}
-    current = FoundTasks([tasks[task.name] for task in found.tasks], errors)
+    beside = await look_up(coordinator, request.beside) if request.beside and waited.current else None
+    shown = [*(tasks[task.name] for task in found.tasks), *(beside.tasks if beside else ())]
+    current = FoundTasks(shown, errors)
     told.note(coordinator.agent, (question for task in waited.pending.values() for question in asked_by(task)))
     return await outcome_of(coordinator, current, stale=not waited.current)
 

@@ -90,15 +90,19 @@ async def test_publish_says_which_targets_failed_and_why(
         ("json", '{"a": [1, 2]}', {"a": [1, 2]}),
         ("json", "just text", "just text"),
         ("json", [True, 0.5], [True, 0.5]),
+        (None, '{"a": 1}', '{"a": 1}'),
+        (None, {"a": 1}, {"a": 1}),
     ],
 )
 async def test_content_arrives_as_it_was_written(
-    era: str, payload_fmt: str, content: Any, stored: Any, server: NatsServer, coordinator: Coordinator
+    era: str, payload_fmt: str | None, content: Any, stored: Any, server: NatsServer, coordinator: Coordinator
 ) -> None:
-    call = {"to": ["code"], "content": content, "task_type": "test", "payload_fmt": payload_fmt}
+    call = {"to": ["code"], "content": content, "task_type": "test"}
+    given = {} if payload_fmt is None else {"payload_fmt": payload_fmt}
     async with in_memory(server.url, era) as client:
-        data_of(await client.call_tool("publish_task", call))
-    assert (await stored_task(coordinator, "code"))["payload"] == {"fmt": payload_fmt, "content": stored}
+        data_of(await client.call_tool("publish_task", {**call, **given}))
+    written = payload_fmt or ("text" if isinstance(content, str) else "json")
+    assert (await stored_task(coordinator, "code"))["payload"] == {"fmt": written, "content": stored}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +112,11 @@ async def test_content_arrives_as_it_was_written(
         ("publish_task", {"to": [], "content": "x", "task_type": "t"}, "to: Value should have at least 1 item"),
         ("publish_task", {"to": ["a.b"], "content": "x", "task_type": "t"}, "agent id 'a.b' is not valid"),
         ("publish_task", {"to": ["a"], "content": "x", "task_type": "t", "task_id": ".."}, "task id '..' is not valid"),
-        ("publish_task", {"to": ["a"], "content": {}, "task_type": "t"}, "set fmt to json for anything else"),
+        (
+            "publish_task",
+            {"to": ["a"], "content": {}, "task_type": "t", "payload_fmt": "text"},
+            "set fmt to json for anything else",
+        ),
         ("publish_task", {"to": ["a"], "content": "x", "task_type": "t", "payload_fmt": "xml"}, "'text' or 'json'"),
         ("watch_results", {"timeout": 3}, "no argument 'timeout'; the nearest is 'timeout_seconds'"),
         ("watch_results", {"timeout_seconds": 999}, "timeout_seconds: should be less than or equal to 240"),
