@@ -93,7 +93,8 @@ class _Runs:
                 if case == "cancel":
                     await self._cancel(task, worker)
                 if case in PERSON_CASES:
-                    result = await answer_person(self._bus, task, folder, approve=case == "person_approves")
+                    approve = case == "person_approves"
+                    result = await answer_person(self._bus, self._url, task, folder, approve=approve)
                 else:
                     result = (await self._result(task)).to_json()
             worker.terminate()

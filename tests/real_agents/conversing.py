@@ -15,6 +15,7 @@ from agentbus.protocol.json_codec import Json, object_in
 from agentbus.task_handle import TaskHandle
 from real_agents.agents import PROMPT
 from real_agents.model_server import REQUESTS, SAID
+from support.mcp_harness import data_of, over_stdio
 
 _ASK_BEFORE: Final = "Bash(touch *)"
 _WORD: Final = "heron"
@@ -91,16 +92,23 @@ async def _answered(task: TaskHandle, first: dict[str, Json], case: str, made: P
     return _told(result, wrong)
 
 
-async def answer_person(bus: Coordinator, task: TaskHandle, folder: Path, *, approve: bool) -> dict[str, Json]:
-    """Wait until a run asks, answer it while it goes on, and return the result of its task."""
+async def answer_person(
+    bus: Coordinator, url: str, task: TaskHandle, folder: Path, *, approve: bool
+) -> dict[str, Json]:
+    """Wait until a run asks, answer it by the MCP tool while it goes on, and return the result of its task."""
     made, wrong, answered = folder / "tasks" / "made_by_the_tool", list[str](), set[str]()
-    while (await bus.wait([task], on_question=lambda _: True)).pending:  # OpenCode asks twice
-        for question in (await bus.questions(agent=task.agent)).questions:
-            if made.exists() and not answered:
-                wrong.append("the tool has done its work before it was approved")
-            if question.id not in answered:
-                await bus.answer_question(question.id, approve=approve, comment="" if approve else _COMMENT)
-                answered.add(question.id)
+    async with over_stdio(folder / "mcp.log", "auto", "--nats-url", url) as client:
+        while (await bus.wait([task], on_question=lambda _: True)).pending:  # OpenCode asks twice
+            listed = data_of(await client.call_tool("list_questions", {"agent": task.agent}))["questions"]
+            for question in listed:
+                if made.exists() and not answered:
+                    wrong.append("the tool has done its work before it was approved")
+                if question["id"] not in answered:
+                    answer = {"task_id": question["id"], "approve": approve, "comment": _COMMENT}
+                    answered.add(question["id"])
+                    told = data_of(await client.call_tool("answer_approval", answer))
+                    if told["state"] != "working":
+                        wrong.append(f"the answer was told as {told['state']}")
     if not answered:
         wrong.append("has not asked")
     result = await _result(task)

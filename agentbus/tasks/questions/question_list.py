@@ -16,7 +16,7 @@ from agentbus.bus.retry_until import deadline_after, left_until
 from agentbus.concurrently import concurrently
 from agentbus.errors import CorruptEntryError, MessageError, PermissionDeniedError
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import QUESTIONS, STATE
+from agentbus.protocol.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, GROUP, QUESTIONS, STATE, Headers
 from agentbus.protocol.ledger_entry import Record
 from agentbus.tasks.approvals import ANSWER_SUFFIX, answer_key
 from agentbus.tasks.find import READS_AT_ONCE
@@ -49,9 +49,11 @@ class _Asking(Wanted):
         key = subjects.parse_state(entry.subject)
         if key is not None and key.id.endswith(ANSWER_SUFFIX):
             self.answers.add((key.agent, key.id))
-        state = entry.headers.get(STATE)
+        state, headers = entry.headers.get(STATE), entry.headers
         # What runs is read in any case: a worker of an earlier version that took a task over says nothing of questions.
-        asks = state in (None, "needs_approval", "working") or (state == "queued" and QUESTIONS in entry.headers)
+        asks = state in (None, "needs_approval", "working") or (
+            state == "queued" and (QUESTIONS in headers or _given_back_by_an_earlier_version(headers))
+        )
         return asks and Wanted.may_be(self, entry)
 
     def is_met_by(self, found: TaskStatus) -> bool:
@@ -59,6 +61,14 @@ class _Asking(Wanted):
         if not entry.terminal:
             return bool(still_asked(entry))
         return entry.state == "needs_approval" and (found.agent, found.task_id + ANSWER_SUFFIX) not in self.answers
+
+
+def _given_back_by_an_earlier_version(headers: Headers) -> bool:
+    """Whether an entry was written in place of another one by a party that knows neither groups nor questions.
+
+    Such a worker that gives a task back keeps its questions in the entry, without a header.
+    """
+    return GROUP not in headers and headers.get(EXPECTED_LAST_SUBJECT_SEQUENCE, "0") != "0"
 
 
 async def list_questions(

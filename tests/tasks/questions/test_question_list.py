@@ -117,18 +117,19 @@ async def test_a_question_outlives_the_claim_of_its_run_as_interrupted(coordinat
     ]
 
 
-async def test_what_a_worker_of_an_earlier_version_has_taken_over_is_listed_and_answered(
-    coordinator: Coordinator,
+@pytest.mark.parametrize("state", ["working", "queued"])
+async def test_what_a_worker_of_an_earlier_version_has_taken_over_or_given_back_is_listed_and_answered(
+    coordinator: Coordinator, state: str
 ) -> None:
     """Such a worker keeps the questions, which it does not know, and says nothing of them in a header."""
     run = await asking(coordinator, "a", "git push")
-    await run.lose()
+    await (run.lose() if state == "working" else run.hand_back())
     record = await run.record()
     await coordinator.bus.store(
         subjects.state(run.key),
         record.entry.model_dump_json(exclude_none=True).encode(),
         expected_revision=record.revision,
-        headers={STATE: "working"},
+        headers={STATE: state},
     )
     assert QUESTIONS not in (await run.record()).headers
     [found] = (await coordinator.questions()).questions

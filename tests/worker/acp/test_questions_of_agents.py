@@ -73,7 +73,7 @@ async def test_the_reason_of_a_denial_is_told_in_a_further_turn_of_the_same_run(
         answer(fifo, {"id": "1", "allow": False, "comment": "not on Friday\nopen a pull request"})
         judgement = await run.end()
     assert judgement.status == "completed"
-    assert judgement.text.startswith("I was told: The person who was asked for a permission has denied it")
+    assert judgement.text.startswith("I was told: The person who was asked for a permission says of it:")
     assert "Denied: execute: touch made\nThe reason: not on Friday\nopen a pull request\n" in judgement.text
     assert judgement.run.usage.output_tokens == 2 * 57
     assert judgement.run.denied == (Denied("execute", "touch made"),)
@@ -81,6 +81,16 @@ async def test_the_reason_of_a_denial_is_told_in_a_further_turn_of_the_same_run(
         ("turn", stop),
         ("end", "end_turn"),
     ]
+
+
+async def test_the_comment_of_an_approval_is_told_as_well_once_the_call_has_run(tmp_path: Path, fifo: Path) -> None:
+    async with asking(fifo, tmp_path, "ask", "say=Done.", "usage", "listens") as run:
+        await asked(run)
+        answer(fifo, {"id": "1", "allow": True, "comment": "once, and no more"})
+        judgement = await run.end()
+    assert "Allowed: execute: touch made\nThe comment: once, and no more\n" in judgement.text
+    assert (tmp_path / "made").exists()
+    assert judgement.run.denied == ()
 
 
 async def test_an_agent_that_says_no_more_after_a_reason_keeps_its_answer(tmp_path: Path, fifo: Path) -> None:
@@ -93,7 +103,7 @@ async def test_an_agent_that_says_no_more_after_a_reason_keeps_its_answer(tmp_pa
 
 @pytest.mark.parametrize(
     ("given", "stop"),
-    [({"allow": True, "comment": "once"}, "end_turn"), ({"allow": False}, "end_turn"),
+    [({"allow": True}, "end_turn"), ({"allow": False}, "end_turn"),
      ({"allow": False, "comment": 7}, "end_turn"), ({"allow": False, "comment": "no"}, "refusal")],
 )  # fmt: skip
 async def test_without_a_reason_and_after_a_turn_that_failed_there_is_no_further_turn(

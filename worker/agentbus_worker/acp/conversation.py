@@ -20,10 +20,10 @@ _ENDED: Final = ("completed", "failed")
 _GOES_ON: Final = ("end_turn", "cancelled")
 """How a turn has ended after which the agent takes another one; some cancel theirs when a tool is denied."""
 _MOST_TURNS: Final = 16
-"""Of one run: each has cost a person a denial with a reason, and an agent may ask on for ever."""
-_REASONS: Final = (
-    "The person who was asked for a permission has denied it, and gives a reason:\n\n{}\n\nGo on with the task and "
-    "keep to it. Your last message is the result of the whole task: if nothing more is to do, give your answer again."
+"""Of one run: each has cost a person an answer with a comment, and an agent may ask on for ever."""
+_COMMENTS: Final = (
+    "The person who was asked for a permission says of it:\n\n{}\n\nGo on with the task and keep to it. Your last "
+    "message is the result of the whole task: if nothing more is to do, give your answer again."
 )
 
 
@@ -159,7 +159,7 @@ class Conversation:
         return await self._step("mode", {"sessionId": self._session, "modeId": mode}, "session/set_mode") is not None
 
     async def _prompt(self) -> None:
-        """Have the agent take its turn, and a further one for reasons of denials, which no answer could hold."""
+        """Have the agent take its turn, and a further one for comments of answers, which could not hold them."""
         self.during, text = "prompt", self._given.prompt
         for turn in range(1, _MOST_TURNS + 1):
             self._prompting = True
@@ -169,8 +169,8 @@ class Conversation:
             ended = await self._result_of(reply)
             if ended is None:
                 return
-            stop, reasons = ended.get("stopReason"), self._permissions.take_reasons()
-            is_last = self._cancelled or not reasons or stop not in _GOES_ON or turn == _MOST_TURNS
+            stop, comments = ended.get("stopReason"), self._permissions.take_comments()
+            is_last = self._cancelled or not comments or stop not in _GOES_ON or turn == _MOST_TURNS
             await self._lines.write(
                 "end" if is_last else "turn",
                 stop=stop,
@@ -180,7 +180,7 @@ class Conversation:
             )
             if is_last:
                 return
-            text = _REASONS.format(reasons)
+            text = _COMMENTS.format(comments)
 
     async def _step(self, during: str, params: Object, method: str | None = None) -> Object | None:
         """Send a request, for a bounded time; returns its result. Where there is none, that is told."""

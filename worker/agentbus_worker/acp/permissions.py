@@ -56,7 +56,7 @@ class Permissions:
         self._open: set[asyncio.Task[None]] = set()
         self._asked = 0
         self._cancelled = ""
-        self._reasons: list[str] = []
+        self._comments: list[str] = []
         self.calls = ToolCalls()
 
     async def on_request(self, request: RequestId, params: Object) -> None:
@@ -78,13 +78,13 @@ class Permissions:
             self._open.add(task)
             task.add_done_callback(self._open.discard)
 
-    def take_reasons(self) -> str:
-        """Return why a person has denied what was asked for, and forget it; empty if no reason was given.
+    def take_comments(self) -> str:
+        """Return what a person has said of what was asked for, and forget it; empty if that is nothing.
 
         The protocol has no field for it in the answer to a request.
         """
-        reasons, self._reasons = self._reasons, []
-        return "\n\n".join(reasons)
+        comments, self._comments = self._comments, []
+        return "\n\n".join(comments)
 
     async def cancel(self, why: str) -> None:
         """Deny what is open, and all that comes."""
@@ -107,8 +107,9 @@ class Permissions:
             try:
                 async with asyncio.timeout(self._wait_s):
                     (allowed, comment), why = await waiting, "answered"
-                if comment and not allowed:
-                    self._reasons.append(f"Denied: {tool_of(call)}: {title_of(call)}\nThe reason: {comment}")
+                if comment:
+                    said = "Allowed: {}: {}\nThe comment: {}" if allowed else "Denied: {}: {}\nThe reason: {}"
+                    self._comments.append(said.format(tool_of(call), title_of(call), comment))
             except TimeoutError:
                 allowed, why = False, f"nothing was answered within {self._wait_s:g} s"
         except asyncio.CancelledError:
