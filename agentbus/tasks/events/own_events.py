@@ -17,7 +17,7 @@ agents of queued tasks whose workers are all paused. That also settles what has 
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -84,6 +84,7 @@ class OwnEvents:
         self._news = anyio.Event()
         self._opened = anyio.Event()
         self._paused: set[str] = set()
+        self._sees_workers = True
 
     async def next(self) -> TaskEvent:
         """Wait for the next event, over lost connections and restarts of the server."""
@@ -225,8 +226,12 @@ class OwnEvents:
                                      part=str(record.entry.attempt)))  # fmt: skip
 
     async def _look_for_paused(self) -> None:
-        waiting = self._open.waiting_for()
-        paused = await paused_among(self._bus, set(waiting)) if waiting else {}
+        waiting = self._open.waiting_for() if self._sees_workers else Counter[str]()
+        try:
+            paused = await paused_among(self._bus, set(waiting)) if waiting else {}
+        except PermissionDeniedError:  # the server logs each refusal
+            self._sees_workers = False
+            return
         for agent in self._paused - paused.keys():
             self.position.forget([TaskEvent("paused", self._own, agent, None, "queued", datetime.now(UTC)).id])
         self._paused = set(paused)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agentbus import Coordinator
+from agentbus.tasks.events import own_events
 from agentbus.tasks.events.own_events import open_events
 from agentbus.tasks.events.position import Position
 from support.harness import worker
@@ -24,7 +25,12 @@ async def settled(events_of: Coordinator, position: Position | None, *ids: str) 
         return events.position
 
 
-async def test_a_member_is_told_of_its_tasks_of_an_absence_and_nothing_is_refused_to_it(tmp_path: Path) -> None:
+async def test_a_member_is_told_of_its_tasks_of_an_absence_and_nothing_is_refused_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_events, "LOOK_S", 0.05)
+    monkeypatch.setattr(own_events, "_EXPIRY_LOOKS", 1)
+    monkeypatch.setattr(own_events, "_SILENT_S", 0.0)
     async with own_bus(tmp_path, coordinators={"alice": ("member", None)}) as own:
         async with worker(own.worker_toml(tmp_path, "code")), own.coordinator("alice", "member") as alice:
             position = await settled(alice, None, "now")
