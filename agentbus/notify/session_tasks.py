@@ -74,29 +74,33 @@ class PublishedTasks:
         self._folder = folder
         self._file: Path | None = None
         self._noted = _File()
+        self._tasks: dict[tuple[str, str], _Task] = {}
         self._lock = threading.Lock()
 
     def note(self, tasks: Iterable[tuple[str, str]]) -> None:
         """Note that tasks, each an agent and an id, were published for this session, or that it waits for them anew."""
         with self._lock:
             for agent, task_id in tasks:
-                one = _Task(agent=agent, id=task_id, owner=self._owner)
-                self._noted.tasks = [*(kept for kept in self._noted.tasks if kept.key != one.key), one][-_MOST_TASKS:]
+                self._tasks.pop((agent, task_id), None)
+                self._tasks[agent, task_id] = _Task(agent=agent, id=task_id, owner=self._owner)
+            while len(self._tasks) > _MOST_TASKS:
+                del self._tasks[next(iter(self._tasks))]
             self._write()
 
     def saw(self, tasks: Iterable[tuple[str, str]]) -> None:
         """Note that the model has read the results of tasks: it need not be told of them."""
-        wanted = set(tasks)
         with self._lock:
-            news = [one for one in self._noted.tasks if not one.seen and (one.agent, one.id) in wanted]
+            found = (self._tasks.get(task) for task in tasks)
+            news = [one for one in found if one is not None and not one.seen]
             for one in news:
                 one.seen = True
             if news:
                 self._write()
 
     def _write(self) -> None:
-        if not self._noted.tasks:
+        if not self._tasks:
             return
+        self._noted.tasks = list(self._tasks.values())
         try:
             if self._file is None:
                 self._begin()
