@@ -110,6 +110,7 @@ class _Part:
         self.followers = followers
         self.after: Start = after
         self.before = before
+        self.has_several = group.wide is None and len(followers) > 1
         self._group = group
         self._server_time: datetime | None = None
         self._opened_at = 0.0
@@ -125,7 +126,7 @@ class _Part:
 
     async def _run(self) -> None:
         group, keys = self._group, list(self.followers)
-        wanted = group.wide or (keys if len(keys) > 1 else keys[0])  # the right to follow one key, every user has
+        wanted = group.wide or (keys if self.has_several else keys[0])  # the right to follow one key, every user has
         async with OrderedConsumer(
             group.bus, group.stream, wanted, after=self.after, headers_only=group.wide is not None
         ) as consumer:
@@ -209,7 +210,7 @@ class _Group:
 
     def failed(self, part: _Part, error: BaseException) -> None:
         """Fail the waits of a consumer that has ended. Those that have it in place of another one keep that."""
-        if isinstance(error, PermissionDeniedError) and self.wide is None and len(part.followers) > 1:
+        if isinstance(error, PermissionDeniedError) and part.has_several:
             self.bus.reads_whole_ledger = False  # a bus of an older layout, where keys are followed one by one
         for key, its in part.followers.items():
             if self._at.get(key, part) is part:
