@@ -51,7 +51,7 @@ async def measure(size: ScaleSize) -> list[Row]:
             await put(many, result_message(f"result-{number}", "done"))
         failed, took_s = await burst(many, size)
         rows.append(absolute("agents", f"the bursts over {count} agents: errors", "", failed, at_most(0)))
-        rows.append(absolute("agents", "until the last of these has ended", "s", took_s, at_most(60)))
+        rows.append(absolute("agents", "until the last of these has ended", "s", took_s, at_most(40)))
     return rows
 
 

@@ -33,7 +33,7 @@ async def measure(size: ScaleSize) -> list[Row]:
             refused = [one for one in answers if isinstance(one, BaseException) or one.is_error]
         return [
             absolute("bursts", f"{what}: errors", "", failed, at_most(0)),
-            absolute("bursts", "until the last of them has ended", "s", took, at_most(60)),
+            absolute("bursts", "until the last of them has ended", "s", took, at_most(40)),
             absolute("bursts", f"{size.clients} MCP clients that list at once: errors", "", len(refused), at_most(0)),
         ]
 
