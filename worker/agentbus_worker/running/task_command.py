@@ -137,19 +137,12 @@ async def task_command(
                 agent.output, own_tmp, conversation.words, env, workdir, threads=disk.folders, stop=stop
             )
             yield Command(
-                argv=[*_DRIVERS.get(agent.output, ()), *words],
-                env={**env, **side_file.environment},
-                run_id=run_id,
-                task_id=task.id,
-                cwd=workdir,
+                argv=[*_DRIVERS.get(agent.output, ()), *words], env={**env, **side_file.environment},
+                run_id=run_id, task_id=task.id, owner=owner, cwd=workdir, clone=clone,
                 stdin=_standard_input(config, prompt, conversation.resumed, answers),
-                owner=owner,
-                side_file=side_file.path,
-                answers=answers,
-                artifacts=artifacts,
-                clone=clone,
+                side_file=side_file.path, answers=answers, artifacts=artifacts,
                 no_process_left=own_folder.no_process_left,
-            )
+            )  # fmt: skip
         finally:
             if file is not None:
                 disk.state.begin(lambda: _remove(file))
