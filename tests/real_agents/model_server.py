@@ -24,6 +24,8 @@ ANSWER: Final = "The answer is 42."
 COMMAND: Final = "echo hello from the tool"
 FORBIDDEN_COMMAND: Final = "touch ../made_by_the_tool"
 
+_DANGEROUS: Final = " && chmod 777 ../made_by_the_tool"
+"""Hermes asks before commands that look dangerous, and no others."""
 LONG_COMMAND: Final = "timeout 40 tail -f /dev/null; " + COMMAND
 """A tool that is silent for longer than a run of `make real-agents` may go without doing anything."""
 TOUCHING: Final = ("denied", "unasked", "approved", "not_approved", "hooks_off", "bare")
@@ -156,6 +158,8 @@ def next_step(case: str, results: int, tools: list[str]) -> Step:
         shell = next((name for name in _SHELLS if name in tools), None)
         if shell is None:
             return Step("There is no tool that runs commands." if tools else "A title")
+        if shell == "terminal" and case in TOUCHING:
+            command += _DANGEROUS
         key = "cmd" if shell == "exec_command" else "command"
         arguments: dict[str, Any] = {key: command}
         if key == "command":

@@ -102,13 +102,15 @@ def _files(fields: dict[str, Json], folder: Path | None) -> tuple[Path, ...]:
         raise MessageError(f"files is no list of 1 to {MAX_FILES} strings")
     if folder is None:
         raise MessageError("files: name the folder below which lines may name files, with --attach")
-    real = Path(os.path.realpath(folder))
-    for name in names:
-        if (fault := name_fault(name)) is not None:
-            raise MessageError(f"files: {name[:200]!r} is no name of a file or folder below that of --attach: {fault}")
-        if Path(os.path.realpath(real / name)) != real / name:
-            raise MessageError(f"files: {name[:200]!r} leads through a link")
-    return tuple(real / name for name in names)
+    return tuple(_below(Path(os.path.realpath(folder)), name) for name in names)
+
+
+def _below(folder: Path, name: str) -> Path:
+    if (fault := name_fault(name)) is not None:
+        raise MessageError(f"files: {name[:200]!r} is no name of a file or folder below that of --attach: {fault}")
+    if Path(os.path.realpath(folder / name)) != folder / name:
+        raise MessageError(f"files: {name[:200]!r} leads through a link")
+    return folder / name
 
 
 def _payload_fmt(text: str) -> PayloadFormat:

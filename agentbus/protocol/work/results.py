@@ -224,9 +224,7 @@ def changes_in(result: Mapping[str, Json]) -> Changes | None:
         left_out=left,
         left_out_count=max(count_in(found.get("left_out_count")) or 0, len(left)),
         branches=tuple(_branches(found.get("branches"))),
-        secrets=tuple(
-            one[:MAX_WHY_CHARS] for one in _list(found.get("secrets"), MAX_SECRETS) if isinstance(one, str) and one
-        ),
+        secrets=tuple(_names(found.get("secrets"))),
     )
 
 
@@ -246,6 +244,10 @@ def _branches(value: Json) -> Iterator[OtherBranch]:
         name, head, commits = one.get("branch"), one.get("head"), count_in(one.get("commits"))
         if isinstance(name, str) and ref_fault(name) is None and _is_commit(head) and commits is not None:
             yield OtherBranch(name, str(head), commits)
+
+
+def _names(value: Json) -> Iterator[str]:
+    return (one[:MAX_WHY_CHARS] for one in _list(value, MAX_SECRETS) if isinstance(one, str) and one)
 
 
 def _commits(value: Json) -> list[Commit]:

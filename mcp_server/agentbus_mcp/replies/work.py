@@ -34,18 +34,20 @@ def concise_work(view: AgentResult, most: int) -> dict[str, Any]:
     artifacts, changes = view.artifacts or [], view.changes
     left_out = [LeftOutView(name=one.name, why=short(one.why, _WHY_CHARS)) for one in view.left_out or ()][:most]
     more = len(artifacts) - most
-    if changes is not None:
-        fields: dict[str, Any] = {"base": None, "base_ref": None, "head": None}
-        for name in ("log", "branches", "secrets"):
-            listed: list[str] = getattr(changes, name) or []
-            fields[name] = listed[:_TITLES] if most and listed else None
-        changes = changes.model_copy(update=fields)
     return {
         "artifacts": [one.model_copy(update={"sha256": None}) for one in artifacts[:most]] or None,
         "more_artifacts": more if more > 0 else None,
-        "changes": changes,
+        "changes": _concise_changes(changes, _TITLES if most else 0) if changes else None,
         "left_out": left_out or None,
     }
+
+
+def _concise_changes(changes: ChangesView, most: int) -> ChangesView:
+    fields: dict[str, Any] = {"base": None, "base_ref": None, "head": None}
+    for name in ("log", "branches", "secrets"):
+        listed: list[str] = getattr(changes, name) or []
+        fields[name] = listed[:most] or None
+    return changes.model_copy(update=fields)
 
 
 def _changes(changes: Changes) -> ChangesView:

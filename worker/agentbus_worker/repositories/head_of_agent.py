@@ -5,6 +5,7 @@ texts, of which each may be missing, of another kind, or hold anything.
 """
 
 import contextlib
+import itertools
 import os
 import re
 import stat
@@ -48,17 +49,19 @@ def refs_of(repository: Path, kind: str) -> dict[str, str]:
     folder = repository / "refs" / kind
     if any(_is_link(path) for path in (repository, folder.parent)):
         return {}
-    prefix = f"refs/{kind}/".encode()
-    found: dict[bytes, bytes] = {}
-    for line in (_read(repository / "packed-refs") or b"").splitlines():
-        commit, _, name = line.partition(b" ")
-        if name.startswith(prefix) and _COMMIT.fullmatch(commit) and len(found) < _MAX_REFS:
-            found[name.removeprefix(prefix)] = commit
+    found = _all_packed(repository, f"refs/{kind}/".encode())
     for path in () if _is_link(folder) else _files_below(folder):
         name = os.fsencode(path.relative_to(folder).as_posix())
         if (content := _read(path)) is not None and _COMMIT.fullmatch(content.strip()):
             found[name] = content.strip()
     return {os.fsdecode(name): commit.decode() for name, commit in found.items()}
+
+
+def _all_packed(repository: Path, prefix: bytes) -> dict[bytes, bytes]:
+    """Return the packed commits whose names begin so, without the beginning."""
+    lines = (line.partition(b" ") for line in (_read(repository / "packed-refs") or b"").splitlines())
+    found = ((name, commit) for commit, _, name in lines if name.startswith(prefix) and _COMMIT.fullmatch(commit))
+    return {name.removeprefix(prefix): commit for name, commit in itertools.islice(found, _MAX_REFS)}
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
