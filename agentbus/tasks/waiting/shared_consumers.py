@@ -51,6 +51,7 @@ class Follower:
         self.opened: asyncio.Future[datetime | None] = asyncio.get_running_loop().create_future()
         self._changes: list[Delivery] = []
         self._again = set[str]()
+        self._most_unread = _MOST_UNREAD
         self._error: BaseException | None = None
         self._event = asyncio.Event()
 
@@ -71,8 +72,9 @@ class Follower:
 
     def deliver(self, delivery: Delivery) -> None:
         """Take a change of one of the keys."""
-        if len(self._changes) >= _MOST_UNREAD:
+        if len(self._changes) >= self._most_unread:
             self._changes = list({one.subject: one for one in self._changes}.values())
+            self._most_unread = max(_MOST_UNREAD, 2 * len(self._changes))
         self._changes.append(delivery)
         self._event.set()
 
