@@ -5,6 +5,7 @@ delivers what has happened meanwhile, and what it had not delivered before.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Final
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agentbus.concurrently import until_one_ends
 from agentbus.config.private_files import private_folder, write_private
 from agentbus.errors import ConfigError, NotDeliveredError
 from agentbus.notify.targets import Target
@@ -33,6 +35,10 @@ _LONGEST_RETRY_S: Final = 600.0
 _MOST_PENDING: Final = 10_000
 """How many events wait for a target that takes none; of more, the oldest are given up."""
 _MAX_FILE_BYTES: Final = 32 * 2**20
+_LOOK_S: Final = 1.0
+"""How soon a position that has moved without an event is written down."""
+_WRITE_SHARE: Final = 9.0
+"""How much longer than a write the pause after it is."""
 
 
 class _Waiting(BaseModel):
@@ -72,17 +78,35 @@ class Notifier:
     position: Position = field(default_factory=Position)
     _pending: dict[str, _Pending] = field(default_factory=dict[str, _Pending])
     _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def take(self, event: TaskEvent) -> None:
-        """Keep an event that is to be delivered; once this returns, it is on the disk."""
+        """Keep an event that is to be delivered. It is written down with the position that holds it."""
         self._pending[event.id] = _Pending(event.to_json(), time.time())
         while len(self._pending) > _MOST_PENDING:
             self._give_up(next(iter(self._pending)), "too many wait")
-        self.save()
+        self._changed.set()
         self._news.set()
 
     async def run(self) -> None:
-        """Deliver what is kept, until this is cancelled."""
+        """Deliver what is kept and write down what is left, until this is cancelled."""
+        await until_one_ends(self._deliver_all(), self._write())
+
+    async def _write(self) -> None:
+        """Write the state soon after each change; many at a time, such as after an absence, cost one write."""
+        at = self.position.at
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._changed.wait()
+            if self._changed.is_set() or self.position.at != at:
+                at = self.position.at
+                self._changed.clear()
+                began = _now()
+                self.save()
+                await asyncio.sleep(_WRITE_SHARE * (_now() - began))
+
+    async def _deliver_all(self) -> None:
         deliveries = set[asyncio.Task[None]]()
         try:
             while True:
@@ -109,6 +133,8 @@ class Notifier:
         Raises:
             ConfigError: it cannot be written.
         """
+        if self.position.at is None:
+            return  # nothing was read yet
         waiting = [_Waiting(payload=one.payload, since=one.since) for one in self._pending.values()]
         state = _State(position=self.position.to_json(), waiting=waiting)
         write_private(self.file, state.model_dump_json(), replace=True)
@@ -158,7 +184,7 @@ class Notifier:
                 return
         else:
             self._pending.pop(event_id, None)
-        self.save()
+        self._changed.set()
 
     def _give_up(self, event_id: str, why: str) -> None:
         self._pending.pop(event_id, None)
@@ -181,7 +207,10 @@ async def open_notifier(target: Target, file: Path, give_up_s: float) -> AsyncGe
     try:
         notifier = Notifier(target, file, give_up_s)
         notifier.load()
-        yield notifier
+        try:
+            yield notifier
+        finally:
+            notifier.save()
     finally:
         lock.release()
 

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Final, Literal
 
-import anyio
-
 from agentbus.cli import output
 from agentbus.cli.coordinator.events.watching import Watched, reader_of
 from agentbus.concurrently import until_one_ends
@@ -16,7 +14,7 @@ from agentbus.config.connection_settings import read_secret
 from agentbus.config.home import in_home
 from agentbus.errors import ConfigError
 from agentbus.notify.kept_connection import tell_events
-from agentbus.notify.notifier import Notifier, open_notifier
+from agentbus.notify.notifier import open_notifier
 from agentbus.notify.targets import CommandTarget, Target, UrlTarget
 from agentbus.provision.services import notify_service
 from agentbus.tasks.events.task_event import TaskEvent
@@ -24,7 +22,6 @@ from agentbus.tasks.events.task_event import TaskEvent
 _STATES: Final = "~/.agentbus/notify"
 _OF_SERVICE: Final = ("--install", "--print")
 _PATHS: Final = ("--url-file", "--state", "--config")
-_SAVE_S: Final = 30.0
 
 
 class _Remarks(logging.Handler):
@@ -67,8 +64,7 @@ async def notify(
             if wanted.has(event):
                 await notifier.take(event)
 
-        telling = tell_events(reader, notifier.position, take)
-        await until_one_ends(telling, notifier.run(), _keep_position(notifier))
+        await until_one_ends(tell_events(reader, notifier.position, take), notifier.run())
 
 
 def install(command: str | None, *, print_only: bool) -> None:
@@ -96,13 +92,3 @@ def _arguments_of_this() -> list[str]:
         elif word not in _OF_SERVICE:
             found.append(word)
     return found
-
-
-async def _keep_position(notifier: Notifier) -> None:
-    """Write down how far reading has come, also while there are no events: so a first absence is told, too."""
-    saved = None
-    while True:
-        if notifier.position.at not in (None, saved):
-            saved = notifier.position.at
-            notifier.save()
-        await anyio.sleep(_SAVE_S if saved is not None else 0.2)

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -23,8 +23,11 @@ from agentbus.notify.session_tasks import SessionTasks
 from agentbus.tasks.events.position import Position, read_position, write_position
 from agentbus.tasks.events.task_event import TaskEvent
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
 _SAID_ABOUT_STATE: Final = 1_000
-_BEGINS_S: Final = 0.2
+_WRITES_S: Final = 0.2
 _OUTPUT: Final = 1
 """The descriptor of standard output."""
 
@@ -58,13 +61,11 @@ async def watch(nats_url: str | None, config: Path | None, wanted: Watched) -> N
     async def show(event: TaskEvent) -> None:
         if wanted.has(event):
             _print(event, lines=wanted.lines)
-        if wanted.position is not None:
-            write_position(wanted.position, position)
 
     with _ending_with_the_reader() as gone:
         tellers = [_session(reader, wanted) if wanted.session else tell_events(reader, position, show)]
         if wanted.position is not None:
-            tellers.append(_note_beginning(wanted.position, position))
+            tellers.append(_keep_position(wanted.position, position))
         await until_one_ends(*tellers, gone.wait())
 
 
@@ -79,14 +80,22 @@ async def _session(reader: Reader, wanted: Watched) -> None:
     await until_one_ends(tell_events(reader, events.position, take), events.run())
 
 
-async def _note_beginning(file: Path, position: Position) -> None:
-    """Write down where reading begins, before there is an event: so a first absence is told, too."""
-    noted = False
-    while True:
-        if position.at is not None and not noted:
-            noted = True
+async def _keep_position(file: Path, position: Position) -> None:
+    """Write the position down soon after it has moved, and at the end; many events at a time cost one write."""
+    written: datetime | None = None
+
+    def write() -> None:
+        nonlocal written
+        if position.at is not None and position.at != written:
+            written = position.at
             write_position(file, position)
-        await anyio.sleep(_BEGINS_S)
+
+    try:
+        while True:
+            write()
+            await anyio.sleep(_WRITES_S)
+    finally:
+        write()
 
 
 def reader_of(nats_url: str | None, config: Path | None, wanted: Watched, name: str) -> Reader:
