@@ -74,10 +74,10 @@ class SessionEvents:
         due: list[TaskEvent] = []
         held, self._held = self._held, []
         for since, event in held:
-            waited_s, ours = _now() - since, self._is_ours(event)
-            if (ours and waited_s < _HELD_S) or (not ours and waited_s < _NOT_OURS_S):
+            ours = self._is_ours(event)
+            if _now() - since < (_HELD_S if ours else _NOT_OURS_S):
                 self._held.append((since, event))
-            elif ours and not (event.kind == "settled" and event.task and self.tasks.is_seen(event.task)):
+            elif ours and not self._is_seen(event):
                 due.append(event)
         for event in due[:_AT_ONCE]:
             self.tell(f"{event.line}; {_what_next(event)}")
@@ -85,6 +85,9 @@ class SessionEvents:
             self.tell(f"agentbus: {len(due) - _AT_ONCE} more events of tasks of this session; see list_tasks")
         if due or not self._held:
             write_position(self._file, self.position.without(event for _, event in self._held))
+
+    def _is_seen(self, event: TaskEvent) -> bool:
+        return event.kind == "settled" and event.task is not None and self.tasks.is_seen(event.task)
 
     def _is_ours(self, event: TaskEvent) -> bool:
         return event.task in self.tasks if event.task is not None else event.agent in self.tasks.agents

@@ -3,8 +3,9 @@
 import io
 import json
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from agentbus.config.atomic_files import replace_file, why_not_written
 from agentbus.errors import PluginError
@@ -27,27 +28,38 @@ def build(folder: Path, commands: Commands) -> Outcome:
         PluginError: the folder holds something else, or cannot be written.
     """
     files = {**contents(commands), **({BUNDLE: bundle(commands)} if commands.portable else {})}
-    names = (json.dumps(sorted(files), indent=2) + "\n").encode()
     try:
         mine = _earlier(folder)
-        changed = {name: data for name, data in files.items() if _read(folder / name) != data}
+        changed = _changed(folder, files)
         gone = [name for name in mine if name not in files and (folder / name).is_file()]
-        foreign = [name for name in changed if name not in mine and _is_there(folder / name)]
-        if foreign:
-            raise PluginError(f"{folder / foreign[0]} is not of this plugin; choose another folder, or move it away")
-        if not changed and not gone and mine:
+        _refuse_foreign(folder, changed.keys() - set(mine))
+        if mine and not (changed or gone):
             return "up to date"
-        for name, data in changed.items():
-            _refuse_links(folder, name)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / name, data, mode=_MODE)
-        for name in gone:
-            _refuse_links(folder, name)
-            (folder / name).unlink()
-        replace_file(folder / _LIST, names, mode=_MODE)
+        _write(folder, changed, gone)
+        replace_file(folder / _LIST, (json.dumps(sorted(files), indent=2) + "\n").encode(), mode=_MODE)
     except OSError as error:
         raise PluginError(f"the plugin cannot be written to {folder}: {why_not_written(error)}") from None
     return "updated" if mine else "made"
+
+
+def _changed(folder: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {name: data for name, data in files.items() if _read(folder / name) != data}
+
+
+def _write(folder: Path, changed: Mapping[str, bytes], gone: Iterable[str]) -> None:
+    for name in (*changed, *gone):
+        _refuse_links(folder, name)
+    for name, data in changed.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / name, data, mode=_MODE)
+    for name in gone:
+        (folder / name).unlink()
+
+
+def _refuse_foreign(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if _is_there(folder / name):
+            raise PluginError(f"{folder / name} is not of this plugin; choose another folder, or move it away")
 
 
 def bundle(commands: Commands) -> bytes:
@@ -71,17 +83,22 @@ def _earlier(folder: Path) -> list[str]:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise PluginError(f"{folder} is a file or a link; name a folder that is new, or one that was built before")
     listed = _read(folder / _LIST)
-    if listed is None:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise PluginError(f"{folder} holds something else; name a folder that is new, or one that was built before")
-        return []
+    if listed is not None:
+        return _listed(folder / _LIST, listed)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise PluginError(f"{folder} holds something else; name a folder that is new, or one that was built before")
+    return []
+
+
+def _listed(file: Path, data: bytes) -> list[str]:
     try:
-        names: Any = json.loads(listed)
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or MARK not in names:
-        raise PluginError(f"{folder / _LIST} is not what a build has written; choose another folder")
-    return [name for name in names if isinstance(name, str) and _is_inside(name)]  # pyright: ignore[reportUnknownVariableType]
+        found: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        found = None
+    names = cast("list[Any]", found) if isinstance(found, list) else []
+    if MARK not in names:
+        raise PluginError(f"{file} is not what a build has written; choose another folder")
+    return [name for name in names if isinstance(name, str) and _is_inside(name)]
 
 
 def _is_inside(name: str) -> bool:
