@@ -48,6 +48,7 @@ help:
 # With uv the versions are those of uv.lock. Without it, they are the newest that pyproject.toml allows; the pip that
 # comes with Python 3.11 does not know dependency groups yet.
 $(STAMP): pyproject.toml uv.lock
+	@echo "setting up $(VENV), which takes a minute" >&2
 	@if command -v uv >/dev/null 2>&1; then \
 		UV_PROJECT_ENVIRONMENT=$(VENV) uv sync --quiet --locked --python $(PYTHON) --extra server; \
 	else \

@@ -175,3 +175,17 @@ def test_keys_are_read_however_they_come() -> None:
     assert names_of("\x1b") == ["back"]
     assert names_of("\r\x7fxG") == ["enter", "back", "end"]
     assert names_of("") == []
+
+
+@pytest.mark.posix("needs a pseudo-terminal")
+async def test_cancelling_many_asks_first(server: NatsServer, coordinator: Coordinator) -> None:
+    for number in range(3):
+        await coordinator.publish("code", f"part {number}", task_id=f"n{number}", group="job")
+    argv = ["-m", "agentbus", "task", "cancel", "--group", "job", "--nats-url", server.url]
+    for answer, states in (("n", {"queued"}), ("y", {"cancelled"})):
+        async with terminal(argv, keyboard=True) as running:
+            await running.until_shown("Cancel these 3 tasks? [y/N]")
+            assert "part 2" in running.shown
+            running.press(f"{answer}\n")
+        assert running.child.returncode == (0 if answer == "y" else 130)
+        assert {status.state for status in await coordinator.group_tasks("job")} == states

@@ -24,7 +24,7 @@ _file = click.option(
 )
 
 
-@click.group()
+@click.group(short_help="Say who may use the MCP server over HTTP.")
 def token() -> None:
     """Say who may use the MCP server over HTTP, each as a coordinator of their own.
 

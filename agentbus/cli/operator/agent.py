@@ -1,5 +1,6 @@
 """`agentbus agent`: lists the online agents, and changes which agents may use a bus that `agentbus init` made."""
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,7 @@ from agentbus.cli.operator.next_steps import (
 )
 from agentbus.cli.options import FILE, AgentId, agent_option, bus_folder_option, output_option, with_coordinator
 from agentbus.cli.output import json_line, line, remark, tabular
+from agentbus.protocol import subjects
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,6 +123,10 @@ def remove(agent: str, folder: "Path") -> None:
     bus.remove(agent)
     line(f"removed {agent}; to disconnect its workers, {apply_change(bus)}:\n  {reload_command(bus)}")
     lazy.foreign_consumers.delete_foreign_consumers(bus)
+    durables = (subjects.durable(agent), subjects.durable_of_parties(agent))
+    queues = [f"{subjects.TASKS_STREAM}/{name}" for name in durables]
+    command = shlex.join(["agentbus", "consumers", "remove", *queues, "--config", str(bus.administrator)])
+    line(f"to take it out of the list of agents, with its place in the queue:\n  {command}")
 
 
 @agent.command(short_help="Replace the credential of a party.")

@@ -104,11 +104,11 @@ async def _cancel_all(bus: "Coordinator", *, reason: str, yes: bool, **filters: 
         output.remark("there is no such task that is queued or running")
         return
     if not yes:
-        _ask(found, bus.agent)
+        await _ask(found, bus.agent)
     await _cancel_each(bus, tuple(str(status.name) for status in found), None, reason)
 
 
-def _ask(found: "list[TaskStatus]", asker: str) -> None:
+async def _ask(found: "list[TaskStatus]", asker: str) -> None:
     """Show what would be cancelled, and ask a person.
 
     Raises:
@@ -124,7 +124,7 @@ def _ask(found: "list[TaskStatus]", asker: str) -> None:
     if len(found) > _MOST_SHOWN:
         output.line(f"and {len(found) - _MOST_SHOWN} more")
     tasks = "this task" if len(found) == 1 else f"these {len(found)} tasks"
-    click.confirm(f"Cancel {tasks}?", abort=True)
+    await lazy.asyncio.to_thread(click.confirm, f"Cancel {tasks}?", abort=True, err=True)
 
 
 async def _cancel_each(bus: "Coordinator", names: tuple[str, ...], agent: str | None, reason: str) -> None:

@@ -20,7 +20,7 @@ COLUMNS: Final = (
     Column("attempt", 12),
     Column("continues", 11, 16),
     Column("why", 4, 10),
-    Column("about", 5, 16),
+    Column("about", 5, 10),
     Column("group", 8, 10),
 )
 """Of a narrow terminal the first ones are left: the id, what became of it, and, of a failure, why."""
