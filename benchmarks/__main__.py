@@ -13,6 +13,7 @@ from benchmarks import (
     leases,
     many,
     overhead,
+    page,
     publishing,
     startup,
     throughput,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Size], Awaitable[list[Row]]]] = {
     "handshake": handshake.measure,
     "http": http_clients.measure,
     "work": work.measure,
+    "page": page.measure,
 }
 
 if __name__ == "__main__":

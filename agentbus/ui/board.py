@@ -23,6 +23,8 @@ SHOWN: Final = 30
 _AGENTS_SHOWN: Final = 60
 _QUESTIONS_SHOWN: Final = 20
 _RECENT: Final = 20
+_QUESTIONS_SEARCH_S: Final = 0.1
+"""One window of the last changes, with all that runs: a page never looks through the whole ledger by itself."""
 _QUEUED_SEARCH_S: Final = 0.5
 
 
@@ -51,11 +53,10 @@ class Board:
         }
 
     async def questions(self, bus: Coordinator) -> Sections:
-        """Read what agents ask."""
-        found = await bus.questions(limit=_QUESTIONS_SHOWN)
+        """Read what agents ask, among the tasks that changed last; `cursor` goes on with a search further back."""
+        found = await bus.questions(limit=_QUESTIONS_SHOWN, search_s=_QUESTIONS_SEARCH_S)
         rows = {asked.id: question_row(asked) for asked in found.questions[:_QUESTIONS_SHOWN]}
-        more = found.cursor is not None or len(found.questions) > _QUESTIONS_SHOWN
-        return {"questions": rows, "asking": {"asking": known(more=True if more else None, partial=found.partial)}}
+        return {"questions": rows, "asking": {"asking": known(more=True if found.cursor is not None else None)}}
 
     async def _queued(self, bus: Coordinator, overview: BusOverview) -> list[TaskStatus]:
         """Return tasks that wait where this party may not read the queue, as far as a short search finds them."""
@@ -63,6 +64,18 @@ class Board:
             return []
         found = await bus.list_tasks(state="queued", limit=SHOWN, with_results=False, search_s=_QUEUED_SEARCH_S)
         return sorted(found.tasks, key=lambda one: one.record.entry.created_at or "")
+
+
+async def older_questions(bus: Coordinator, cursor: int | None) -> Row:
+    """Search for questions in the whole ledger, a part at a time: for a person who asks for it.
+
+    Raises:
+        MessageError: the cursor is none of this bus.
+        BusError: see `Coordinator.questions`.
+    """
+    found = await bus.questions(limit=_QUESTIONS_SHOWN, cursor=cursor)
+    reached = found.reached.isoformat() if found.reached else None
+    return known(questions=[question_row(asked) for asked in found.questions], cursor=found.cursor, reached=reached)
 
 
 def head_row(bus: Coordinator, overview: BusOverview) -> Row:

@@ -21,8 +21,8 @@ Read = Callable[[Coordinator], Awaitable[Sections]]
 
 _LEAST_S: Final = 1.0
 """Between two looks: what happens shows within about a second."""
-_IDLE_SHARE: Final = 4
-"""A look that takes long is made seldom: at least so many times what it took lies before the next one."""
+_IDLE_SHARE: Final = 9
+"""A look that takes long is made seldom: so many times what it took lies before the next one, at least."""
 _MOST_S: Final = 15.0
 _AWAY_S: Final = 0.5
 _FRESH_S: Final = 2.0

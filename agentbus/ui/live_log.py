@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing, asynccontextmanager
+from itertools import accumulate, takewhile
 from typing import Final
 
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError, BusUnavailableError
-from agentbus.protocol.json_codec import Json
+from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.progress.events import RunEvent
 from agentbus.ui.rows import Row, known
 from agentbus.ui.shown_text import block, line
@@ -16,6 +17,11 @@ from agentbus.ui.shown_text import block, line
 KEPT_LINES: Final = 400
 """Of one task: as many as a page shows."""
 _EVENT_CHARS: Final = 1_000
+_PART_BYTES: Final = 4_000
+"""Of what a reader is given at a time."""
+_BEHIND_BYTES: Final = 60_000
+"""Who is further behind than this is given the end, and told how much is missing: what runs is watched as it runs."""
+_CATCH_UP_BYTES: Final = 8_000
 _AGAIN_S: Final = 1.0
 
 
@@ -97,12 +103,21 @@ class LogReader:
             await log.changed.wait()
         if log.count < self._seen:  # it was begun again
             self._seen = 0
-        new = min(log.count - self._seen, len(log.lines))
-        missed = log.count - self._seen - new
-        lines: list[Json] = [*log.lines][len(log.lines) - new :] if new else []
-        again = self._seen == 0
-        self._seen, self._told_end = log.count, log.ended
-        return known(lines=lines, missed=missed or None, again=again or None, ended=log.ended or None)
+        again, pending = self._seen == 0, [*log.lines][max(0, len(log.lines) - (log.count - self._seen)) :]
+        sizes = [len(encode(row)) for row in pending]
+        first = 0 if sum(sizes) <= _BEHIND_BYTES else len(pending) - _fitting(reversed(sizes), _CATCH_UP_BYTES)
+        last = min(len(pending), first + _fitting(sizes[first:], _PART_BYTES))
+        missed = log.count - self._seen - len(pending) + first
+        self._seen = log.count - len(pending) + last
+        self._told_end = ended = log.ended and self._seen == log.count
+        lines: list[Json] = [*pending[first:last]]
+        return known(lines=lines, missed=missed or None, again=again or None, ended=ended or None)
+
+
+def _fitting(sizes: Iterable[int], most: int) -> int:
+    """Return how many of some sizes fit, at least one."""
+    found = takewhile(lambda total: total <= most, accumulate(sizes))
+    return max(1, sum(1 for _ in found))
 
 
 def event_row(event: RunEvent) -> Row:

@@ -23,6 +23,7 @@ NAMES = (
     "handshake",
     "http",
     "work",
+    "page",
 )
 
 pytestmark = [

@@ -43,6 +43,7 @@ export const board = () => get("board");
 export const task = (name) => get("task", { name });
 export const text = async (name, part) => (await ask(`text?${query({ name, part })}`)).text();
 export const tasks = (wanted) => get("tasks", wanted);
+export const questions = (cursor) => get("questions", { cursor });
 export const patch = (name) => get("patch", { name });
 export const cost = (days) => get("cost", { days });
 export const fileAddress = (name, file) => `api/file?${query({ name, file })}`;

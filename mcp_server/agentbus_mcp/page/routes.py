@@ -27,6 +27,7 @@ from agentbus.errors import (
 )
 from agentbus.protocol.json_codec import Json, decode, encode, object_in
 from agentbus.ui.actions import ACTIONS, Fields
+from agentbus.ui.board import older_questions
 from agentbus.ui.costs import costs
 from agentbus.ui.left_work import file_pieces, patch_lines
 from agentbus.ui.task_lists import task_list
@@ -87,6 +88,7 @@ class Page:
             Route("/api/task", self._signed_in(self._task)),
             Route("/api/text", self._signed_in(self._text)),
             Route("/api/tasks", self._signed_in(self._tasks)),
+            Route("/api/questions", self._signed_in(self._questions)),
             Route("/api/patch", self._signed_in(self._patch)),
             Route("/api/file", self._signed_in(self._file)),
             Route("/api/cost", self._signed_in(self._cost)),
@@ -186,6 +188,11 @@ class Page:
 
     async def _tasks(self, page: ServedPage, request: Request) -> Response:
         return _json(await task_list(await page.coordinator(), request.query_params))
+
+    async def _questions(self, page: ServedPage, request: Request) -> Response:
+        cursor = request.query_params.get("cursor", "")
+        before = int(cursor) if cursor.isascii() and cursor.isdigit() else None
+        return _json(await older_questions(await page.coordinator(), before))
 
     async def _patch(self, page: ServedPage, request: Request) -> Response:
         return _json(await patch_lines(await page.coordinator(), request.query_params.get("name", "")))
