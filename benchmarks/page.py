@@ -143,7 +143,7 @@ async def _against_its_requests(server: NatsServer, look: Look, turns: int) -> l
     async with recorded(_port(server)) as (url, recordings):
         await look(url, lambda: recordings[0].begin())  # noqa: PLW0108  # it is there once the look has connected
         recordings[0].end()
-    return await interleaved(lambda: look(server.url, lambda: None), lambda: recordings[0].again(_port(server)), turns)
+    return await interleaved(lambda: look(server.url, lambda: None), lambda: recordings[0].again(server.url), turns)
 
 
 async def _busy(server: NatsServer, coordinator: Coordinator, folder: Path, seconds: float) -> float:

@@ -1,18 +1,21 @@
-"""Records what a client says to a server, and says the same again: the bare requests, with nothing made of the answers.
+"""Records what a client asks a server, and asks the same again with plain nats-py: the bare requests.
 
-A piece that the client has sent is sent again once as many messages have come as had come before it was sent. So what
-waits for an answer waits here, too, and nothing else does.
+A request is sent again once as many messages have come as had come before it was sent. So what waits for an answer
+waits here, too, and nothing is made of the answers.
 """
 
 import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from nats.aio.msg import Msg
+
 from agentbus.protocol.ids import random_token
+from benchmarks.bare_bus import bare_bus
 
 _MESSAGE = re.compile(rb"H?MSG [^\r\n]*? (\d+)\r\n")
 _FEED = re.compile(rb"(\bfeed-[a-z0-9]{16})[a-z0-9]{4}")
@@ -26,7 +29,6 @@ class Counter:
     count: int = 0
     _rest: bytes = b""
     _skip: int = 0
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, data: bytes) -> None:
         if self._skip >= len(data):
@@ -35,16 +37,13 @@ class Counter:
         data, self._skip = self._rest + data[self._skip :], 0
         self._rest = b""
         while data:
-            end = data.find(b"\r\n")
-            if end < 0:
-                self._rest = data
-                return
-            line, data = data[: end + 2], data[end + 2 :]
-            if (found := _MESSAGE.fullmatch(line)) is not None:
+            line, end, data = data.partition(b"\r\n")
+            if not end:
+                self._rest = line
+            elif (found := _MESSAGE.fullmatch(line + end)) is not None:
                 size = int(found[1]) + 2
                 self.count += 1
                 self._skip, data = max(0, size - len(data)), data[size:]
-                self.arrived.set()
 
 
 @dataclass
@@ -53,49 +52,58 @@ class Recording:
 
     pieces: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
     counter: Counter = field(default_factory=Counter)
-    begins: tuple[int, int] = (0, 0)
+    begins: int = 0
     ends: int = 0
     length: int = 0
 
     def begin(self) -> None:
-        """What is measured begins here: what came before is the sign-in, and what the client had done earlier."""
-        self.begins = len(self.pieces), self.counter.count
+        """What is measured begins here: what came before is the sign-in, and what the client had asked earlier."""
+        self.begins = len(self.pieces)
 
     def end(self) -> None:
         self.length, self.ends = len(self.pieces), self.counter.count
 
-    async def again(self, port: int) -> float:
-        """Say the same again; returns the milliseconds that what is measured took."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        counter, started = Counter(), 0.0
+    async def again(self, url: str) -> float:
+        """Ask the same again; returns the milliseconds that what is measured took."""
+        arrived, count, started = asyncio.Event(), 0, 0.0
         other = random_token(4).encode()  # the consumers of the recording have given out their messages
 
-        async def read() -> None:
-            while data := await reader.read(1 << 18):
-                counter.take(data)
+        async def count_one(_: Msg) -> None:
+            nonlocal count
+            count += 1
+            arrived.set()
 
-        reading = asyncio.ensure_future(read())
-        try:
+        async def until(wanted: int) -> None:
+            async with asyncio.timeout(_WAIT_S):
+                while count < wanted:
+                    arrived.clear()
+                    await arrived.wait()
+
+        async with bare_bus(url) as bare:
             for number, (before, piece) in enumerate(self.pieces[: self.length]):
-                await _until(counter, before)
-                if number == self.begins[0]:
-                    await asyncio.sleep(0.05)  # what was said before is done
+                await until(before)
+                if number == self.begins:
+                    await bare.client.flush()  # what was asked before is done
                     started = time.perf_counter()
-                writer.write(_FEED.sub(rb"\g<1>" + other, piece))
-            await _until(counter, self.ends)
+                for verb, words, data in _said(_FEED.sub(rb"\g<1>" + other, piece)):
+                    if verb == "SUB":
+                        await bare.client.subscribe(words[0], cb=count_one)  # pyright: ignore[reportUnknownMemberType]
+                    elif verb == "PUB":
+                        await bare.client.publish(words[0], data, reply=words[1] if len(words) > 2 else "")
+                    elif verb == "HPUB":
+                        raise ValueError("a request with headers is not asked again")
+            await until(self.ends)
             return (time.perf_counter() - started) * 1000
-        finally:
-            reading.cancel()
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
 
 
-async def _until(counter: Counter, count: int) -> None:
-    async with asyncio.timeout(_WAIT_S):
-        while counter.count < count:
-            counter.arrived.clear()
-            await counter.arrived.wait()
+def _said(piece: bytes) -> Iterator[tuple[str, list[str], bytes]]:
+    """Yield what a client says in a piece: the verb, its words, and the payload of a message."""
+    while piece:
+        line, _, piece = piece.partition(b"\r\n")
+        verb, *words = line.decode().split()
+        size = int(words[-1]) if verb in ("PUB", "HPUB") else -2
+        yield verb, words, piece[: max(0, size)]
+        piece = piece[size + 2 :]
 
 
 @asynccontextmanager
@@ -121,10 +129,8 @@ async def recorded(port: int) -> AsyncGenerator[tuple[str, list[Recording]]]:
                 writer.write(data)
 
         with contextlib.suppress(ConnectionError):
-            await asyncio.wait(
-                {asyncio.ensure_future(said()), asyncio.ensure_future(answered())},
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            both = {asyncio.ensure_future(said()), asyncio.ensure_future(answered())}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         for one in (writer, back):
             one.close()
 

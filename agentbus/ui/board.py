@@ -23,8 +23,8 @@ SHOWN: Final = 30
 _AGENTS_SHOWN: Final = 60
 _QUESTIONS_SHOWN: Final = 20
 _RECENT: Final = 20
-_QUESTIONS_SEARCH_S: Final = 0.1
-"""One window of the last changes, with all that runs: a page never looks through the whole ledger by itself."""
+_QUESTIONS_SEARCH_S: Final = 0.0
+"""One window of the last 500 changes: a page never looks through the whole ledger by itself."""
 _QUEUED_SEARCH_S: Final = 0.5
 
 

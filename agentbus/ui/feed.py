@@ -63,8 +63,12 @@ class Feed:
     """The board of one coordinator, as it was read last."""
 
     def __init__(self, link: Link, reads: Mapping[str, Read]) -> None:
-        """Make the feed of a link; each of `reads` has a pace of its own, and gives some of the sections."""
+        """Make the feed of a link; each of `reads` has a pace of its own, and gives some of the sections.
+
+        The first of them is the first view: the others begin after it.
+        """
         self._link = link
+        self._first = next(iter(reads))
         self._reads = dict(reads)
         self._sections: dict[str, _Section] = {}
         self._version = 0
@@ -105,7 +109,7 @@ class Feed:
         async with self.reader():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FIRST_S):
-                    while not all(at >= asked for at in self._looked.values()):
+                    while self._looked[self._first] < asked:
                         await self._look_ended.wait()
         return self.since(NOTHING)
 
@@ -148,6 +152,8 @@ class Feed:
         clock = asyncio.get_running_loop().time
         while True:
             await self._wanted.wait()
+            while name != self._first and self._looked[self._first] < clock() - 2 * _MOST_S:
+                await self._look_ended.wait()
             began = clock()
             pause = await self._read(name, read)
             took = clock() - began

@@ -107,6 +107,11 @@ function show() {
 function head(current = readPath().name) {
   const bus = page.row("head");
   const asking = page.section("questions").order.length;
+  // It is drawn anew only where it shows something else: a menu stays open, and what has the focus keeps it.
+  const place = document.getElementById("head");
+  const shown = JSON.stringify([current, asking, bus.servers, page.me]);
+  if (place.dataset.shown === shown && place.firstChild) return;
+  place.dataset.shown = shown;
   const links = NAVIGATION.map(([path, label]) =>
     h(
       "a",
@@ -116,7 +121,7 @@ function head(current = readPath().name) {
     ),
   );
   fill(
-    document.getElementById("head"),
+    place,
     h("a", { class: "brand", href: "#/", "aria-label": "agentbus, overview" }, "agentbus"),
     h(
       "p",

@@ -26,6 +26,14 @@ export function fill(element, ...children) {
   return element;
 }
 
+// The same for a part that a person may be using: what had the focus has it again.
+export function refill(element, ...children) {
+  const focused = element.contains(document.activeElement) && document.activeElement.dataset.focus;
+  fill(element, ...children);
+  if (focused) element.querySelector(`[data-focus="${focused}"]`)?.focus();
+  return element;
+}
+
 // Brings the children of a list into the order of its rows: an element is made anew only if its row is another one.
 export function arrange(list, order, rows, make) {
   const old = new Map([...list.children].map((element) => [element.dataset.key, element]));

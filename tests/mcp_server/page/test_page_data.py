@@ -85,7 +85,7 @@ async def test_what_a_person_does_on_the_page_happens_and_is_shown(
 
 
 async def _has(http: httpx2.AsyncClient, section: str, key: str) -> bool:
-    return any(found.startswith(key) for found in (await board(http))[section]["rows"])
+    return any(found.startswith(key) for found in (await board(http)).get(section, {}).get("rows", {}))
 
 
 async def test_of_two_people_who_answer_one_question_the_second_is_told_of_the_first(
@@ -109,7 +109,7 @@ async def test_of_two_people_who_answer_one_question_the_second_is_told_of_the_f
 
 
 async def _gone(http: httpx2.AsyncClient) -> bool:
-    return not (await board(http))["questions"]["order"]
+    return not (await board(http)).get("questions", {"order": [0]})["order"]
 
 
 async def test_a_long_prompt_is_cut_and_shown_whole_when_asked_for(

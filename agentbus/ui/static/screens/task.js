@@ -2,7 +2,7 @@
 
 import { page } from "../app.js";
 import * as data from "../data.js";
-import { fill, h } from "../dom.js";
+import { fill, h, refill } from "../dom.js";
 import { count, dollars, many, size, span, time } from "../format.js";
 import { agentName, confirmDialog, questionCard, stateChip, taskPath } from "../parts.js";
 import { logView } from "./log.js";
@@ -64,7 +64,7 @@ export function taskScreen(main, path) {
     if (before && JSON.stringify(before) === JSON.stringify(found)) return;
     screen.title = `${task.id} · ${task.agent}`;
     document.title = `${screen.title} · agentbus`;
-    fill(place.top, top(task));
+    refill(place.top, top(task));
     drawLine();
     const asked = JSON.stringify(task.questions ?? []);
     if (place.questions.dataset.asked !== asked) {
@@ -115,6 +115,7 @@ export function taskScreen(main, path) {
         {
           type: "button",
           class: "deny",
+          "data-focus": "cancel",
           onclick: async (event) => {
             const button = event.target;
             const reason = await confirmDialog({ title: "Cancel this task?", text: "A queued task never starts; of one that runs, the processes are ended.", label: "Cancel the task", field: "Why (optional)", danger: true });
@@ -129,6 +130,7 @@ export function taskScreen(main, path) {
         "button",
         {
           type: "button",
+          "data-focus": "retry",
           onclick: async (event) => {
             const found = await page.act(event.target, "retry", { name: row.name }, () => "Published again, as a new task");
             if (found) page.go(`task/${found.name}`);
