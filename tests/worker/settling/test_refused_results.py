@@ -55,7 +55,7 @@ async def test_an_outcome_that_is_too_large_for_the_ledger_is_made_smaller_and_c
     assert 1_000 < note["kept"] < 5_000
 
 
-@pytest.mark.parametrize("bytes_taken", [3_000, 1_800])
+@pytest.mark.parametrize("bytes_taken", [3_000, 2_000])
 async def test_a_failure_with_a_large_task_is_made_smaller_and_committed(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, bytes_taken: int
 ):
