@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agentbus.provision.agent_presets import PRESETS
 from real_agents.agents import AGENTS, ALL_AGENTS, CONVERSATIONS, MODEL_CASES, NO_SESSION, command_of
+from real_agents.model_server import DANGEROUS
 
 _CLOSED = "no_connection"
 _GIVEN_BY_THE_WORKER = ("TMPDIR", "RUST_LOG", "GEMINI_TELEMETRY_")
@@ -27,6 +28,8 @@ def main(name: str, tools: str, homes: str, url: str, closed: str, *prompt: str)
     given = {key: value for key, value in os.environ.items() if key.startswith(_GIVEN_BY_THE_WORKER)}
     own = {key: value for key, value in os.environ.items() if key.startswith("AGENTBUS_")}
     model_case = MODEL_CASES.get(case, case)
+    if (name, model_case) == ("hermes-acp", "denied"):
+        model_case = DANGEROUS
     address = f"{closed if case == _CLOSED else url}/{model_case}"
     paths = [f"{tools}/{folder}" for folder in ("node/bin", "npm/node_modules/.bin", "py/bin")]
     os.environ["PATH"] = ":".join([*paths, "/usr/bin", "/bin"])  # where the program is looked for

@@ -24,11 +24,11 @@ ANSWER: Final = "The answer is 42."
 COMMAND: Final = "echo hello from the tool"
 FORBIDDEN_COMMAND: Final = "touch ../made_by_the_tool"
 
-_DANGEROUS: Final = " && chmod 777 ../made_by_the_tool"
-"""Hermes asks before commands that look dangerous, and no others."""
+DANGEROUS: Final = "dangerous"
+"""The case `denied` of an agent that asks before commands that look dangerous, and no others."""
 LONG_COMMAND: Final = "timeout 40 tail -f /dev/null; " + COMMAND
 """A tool that is silent for longer than a run of `make real-agents` may go without doing anything."""
-TOUCHING: Final = ("denied", "unasked", "approved", "not_approved", "hooks_off", "bare")
+TOUCHING: Final = ("denied", "unasked", "approved", "not_approved", "hooks_off", "bare", DANGEROUS)
 _USES_A_TOOL: Final = ("tool", "long_tool", *TOUCHING)
 EDITED_FILE: Final = "README"
 """The file that is changed in the case `edit`; it holds the line `one`."""
@@ -154,12 +154,11 @@ def next_step(case: str, results: int, tools: list[str]) -> Step:
         return _edit_step(results, tools, case.removeprefix(_EDITS))
     if case in (*_USES_A_TOOL, "loop") and (case == "loop" or not results):
         known = {"tool": COMMAND, "long_tool": LONG_COMMAND, **dict.fromkeys(TOUCHING, FORBIDDEN_COMMAND)}
+        known[DANGEROUS] += " && chmod 777 ../made_by_the_tool"
         command = known.get(case, f"echo step {results}")
         shell = next((name for name in _SHELLS if name in tools), None)
         if shell is None:
             return Step("There is no tool that runs commands." if tools else "A title")
-        if shell == "terminal" and case in TOUCHING:
-            command += _DANGEROUS
         key = "cmd" if shell == "exec_command" else "command"
         arguments: dict[str, Any] = {key: command}
         if key == "command":
