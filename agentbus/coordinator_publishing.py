@@ -1,5 +1,6 @@
 """The part of the Python API that publishes tasks: one, the same for several agents, or many."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from pathlib import Path
@@ -23,6 +24,9 @@ log = logging.getLogger("agentbus")
 
 AT_ONCE: Final = 16
 """How many of several tasks a method handles at the same time: as many requests as one connection answers quickly."""
+
+_LOOK_S: Final = 1.0
+"""How long a publication may wait for the look whether its agent is known, of which only the log tells."""
 
 
 class CoordinatorPublishing:
@@ -167,8 +171,9 @@ class CoordinatorPublishing:
         from agentbus.tasks.listing.known_agents import nearest, unknown_agents
 
         try:
-            known = (await unknown_agents(self.bus, [agent])).get(agent)
-        except BusError:
+            async with asyncio.timeout(_LOOK_S):
+                known = (await unknown_agents(self.bus, [agent])).get(agent)
+        except (BusError, TimeoutError):
             return  # the publication says what is wrong
         if known is not None:
             near = nearest(agent, known)
