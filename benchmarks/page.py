@@ -5,6 +5,7 @@ a page receives that shows a busy bus and a task with a talkative agent.
 """
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -39,12 +40,17 @@ _BUSY_S: Final = {"full": 20.0, "short": 10.0, "tiny": 2.0}
 _TARGET: Final = at_most(1.5)
 _MOST_BYTES_S: Final = at_most(20_000)
 _AT_ONCE: Final = 500
+_GC_THRESHOLD: Final = 10_000
+"""That of the command, in whose process `status` is read."""
+_READ_AHEAD_S: Final = 4.0
+"""After this, what the process has read ahead at its start is too old to be shown."""
 
 Look = Callable[[str, Callable[[], None]], Awaitable[float]]
 """Looks at the bus at a URL, and calls the other one when it begins; returns the milliseconds."""
 
 
 async def measure(size: Size) -> list[Row]:
+    gc.set_threshold(_GC_THRESHOLD)
     async with bus() as (server, coordinator, folder):
         await _fill(coordinator, *_SIZES[size.name])
         turns, label = _TURNS[size.name], _label(size)
@@ -128,6 +134,7 @@ def _first_view(folder: Path) -> Look:
         log = folder / f"ui-{time.monotonic_ns()}.log"
         async with ui_server(log, "--nats-url", url) as ui, browser(ui) as http:
             await ui.process.until_said("connected to")
+            await asyncio.sleep(_READ_AHEAD_S)
             begins()
             started = time.perf_counter()
             found = await board(http)

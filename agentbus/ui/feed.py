@@ -74,6 +74,7 @@ class Feed:
         self._version = 0
         self._readers = 0
         self._wanted = asyncio.Event()
+        self._wanted_at = float("-inf")
         self._changed = asyncio.Event()
         self._soon: dict[str, asyncio.Event] = {name: asyncio.Event() for name in reads}
         self._looked: dict[str, float] = dict.fromkeys(reads, float("-inf"))
@@ -93,6 +94,8 @@ class Feed:
     @asynccontextmanager
     async def reader(self, since: int = NOTHING) -> AsyncGenerator["Reader"]:
         """Have the board read for the length of the block, for one who has seen it up to a version."""
+        if not self._readers:
+            self._wanted_at = asyncio.get_running_loop().time()
         self._readers += 1
         self._wanted.set()
         try:
@@ -152,7 +155,7 @@ class Feed:
         clock = asyncio.get_running_loop().time
         while True:
             await self._wanted.wait()
-            while name != self._first and self._looked[self._first] < clock() - 2 * _MOST_S:
+            while name != self._first and self._looked[self._first] < self._wanted_at:
                 await self._look_ended.wait()
             began = clock()
             pause = await self._read(name, read)

@@ -162,7 +162,7 @@ class Page:
         return serve
 
     async def _board(self, page: ServedPage, _: Request) -> Response:
-        return JSONResponse({**await page.feed.current(), "boot": page.boot, "now": _now()})
+        return _json({**await page.feed.current(), "boot": page.boot, "now": _now()})
 
     async def _events(self, request: Request) -> Response:
         found = self._found(request)

@@ -28,8 +28,11 @@ class ServedPage:
         self.streams = 0
 
     async def run(self) -> None:
-        """Read what pages show, while there are some, until cancelled."""
-        await self.feed.run()
+        """Read what pages show, while there are some, until cancelled; and once ahead, so that the first is quick."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.feed.run())
+            await self.link.connected()
+            await self.feed.current()
 
     def end(self) -> None:
         """Have every stream of events end."""
