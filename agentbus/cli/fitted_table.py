@@ -29,7 +29,7 @@ class Column:
 
     Attributes:
         importance: columns with a smaller number get their room first.
-        least: how wide a column is that may be cut; None of one that never is.
+        least: how wide a column is that may be cut; None of one that never is. A first column is cut to the terminal.
     """
 
     title: str
@@ -45,19 +45,26 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_figures(
-    name: str, order: Sequence[str], rows: Sequence[tuple[str, Mapping[str, str]]], importance: Sequence[str]
+    name: str,
+    order: Sequence[str],
+    rows: Sequence[tuple[str, Mapping[str, str]]],
+    importance: Sequence[str],
+    *,
+    copied: bool,
 ) -> None:
     """Print a table of numbers by name, with as many columns as the terminal has room for.
 
     Args:
         name: the title of the first column.
+        copied: whether names are ids, which are never cut.
         order: the columns of numbers, from left to right.
         rows: the name of each, and its numbers by column. A column without any is left out.
         importance: the columns, the most important first.
     """
     widths = {one: max(len(one), *(len(cells.get(one, "")) for _, cells in rows), 0) for one in order}
     shown = [one for one in order if any(cells.get(one) for _, cells in rows)]
-    columns = [Column(name, 0), *(Column(one.rjust(widths[one]), 1 + importance.index(one)) for one in shown)]
+    first = Column(name, 0, None if copied else _LEAST)
+    columns = [first, *(Column(one.rjust(widths[one]), 1 + importance.index(one)) for one in shown)]
     print_fitted(
         columns,
         [
@@ -92,6 +99,9 @@ def fitted_lines(
         return [Text(empty, style="dim")]
     shown = [{title: one_line(cell[:_MOST]) for title, cell in row.items()} for row in rows]
     first, *others = [column for column in columns if any(row.get(column.title) for row in shown)]
+    if first.least is not None:
+        most = max(first.least, width)
+        shown = [{**row, first.title: _cut(row.get(first.title, ""), most).rstrip()} for row in shown]
     whole, widths = _layout(first, others, shown, width)
     lines = [_row({one.title: one.title for one in columns}, first.title, whole, widths, head=True)]
     lines += [_row(row, first.title, whole, widths) for row in shown]

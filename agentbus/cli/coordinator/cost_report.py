@@ -58,7 +58,8 @@ class CostReport:
         groups = self._sorted(self._sums)
         if output.tabular():
             rows = [*groups, ("total", self._sums.total)] if len(groups) > 1 else groups
-            print_figures(self._by, _ORDER, [(name, _cells(spent)) for name, spent in rows], _IMPORTANCE)
+            figures = [(name, _cells(spent)) for name, spent in rows]
+            print_figures(self._by, _ORDER, figures, _IMPORTANCE, copied=self._by != "model")
         else:
             for name, spent in groups:
                 output.json_line({self._by: name, **spent.to_json()})
