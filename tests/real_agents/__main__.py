@@ -37,9 +37,10 @@ ALL_CASES: Final = tuple(
 )  # that needs a session
 STALL_S: Final = 30.0
 """The limit of the workers for a run that does nothing: shorter than `long_tool` and `slow` take."""
-_MEMORY_S: Final = 90.0
-"""Before Qwen Code ends, it asks its model once more what to remember, and prints nothing meanwhile: in the case
-`slow`, for as long as an answer takes."""
+_SILENT_S: Final[dict[tuple[str, str], float]] = {("qwen", "slow"): 90.0, ("opencode", "slow"): 90.0}
+"""How much longer than others these may say nothing. Before Qwen Code ends, it asks its model once more what to
+remember, for as long as an answer takes. OpenCode prints an answer once it is complete; its workers need a limit that
+is longer than that."""
 LONGEST_S: Final = 180.0
 _READY_S: Final = 60.0
 _SLACK_S: Final = 10.0
@@ -76,7 +77,7 @@ class _Runs:
         agent, folder = f"{self._name}-{task_id}", self._folder / task_id
         tmp = folder / "tmp"
         tmp.mkdir(parents=True)
-        quiet_s = _MEMORY_S if (self._name, case) == ("qwen", "slow") else 0.0
+        quiet_s = _SILENT_S.get((self._name, case), 0.0)
         edit = Edit(folder) if case in EDIT_CASES else None
         config = self._configuration(agent, case, folder, options, stall_s + quiet_s, edit)
         argv = [sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config)]

@@ -47,6 +47,32 @@ def test_a_refused_key_is_known_in_whatever_form_the_agent_tells_it(agent: str) 
 
 
 @pytest.mark.parametrize(
+    ("agent", "said", "becomes"),
+    [
+        ("hermes-agent", "HTTP 401: Incorrect API key provided.", "auth"),
+        ("hermes-agent", "⚠️ API call failed after 3 retries: HTTP 429 rate limit", "rate_limit"),
+        ("hermes-agent", "HTTP 404 is what the server should answer here; I changed the handler.", None),
+        ("hermes-agent", "The server answered HTTP 401, so I put the key right.", None),
+        ("another", "HTTP 401: Incorrect API key provided.", None),
+    ],
+)
+def test_an_error_that_hermes_says_as_its_answer_has_failed(agent: str, said: str, becomes: str | None) -> None:
+    judgement, events = read(
+        {"acp": "agent", "name": agent},
+        {
+            "acp": "update",
+            "update": {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": said}},
+        },
+        {"acp": "end", "stop": "end_turn"},
+    )
+    if becomes is None:
+        assert (judgement.status, judgement.text) == ("completed", said)
+    else:
+        assert failed(judgement) == (becomes, said)
+        assert [event for event in events if isinstance(event, Text)] == []
+
+
+@pytest.mark.parametrize(
     ("name", "becomes"),
     [("opencode_rate_limit", "rate_limit"), ("claude_refusal", "refused"), ("claude_max_tokens", "truncated"),
      ("gemini_refusal", "empty")],

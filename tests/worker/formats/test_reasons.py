@@ -20,6 +20,7 @@ from agentbus_worker.formats.reasons import Reason, limit_of, reason_of
         ("The model `x` does not exist", 404, "model"),
         ("connect ECONNREFUSED 127.0.0.1:1", None, "network"),
         ("unexpected status 503 Service Unavailable", None, "overloaded"),
+        ("Loop detection halted the run (turn_tool_call_cap: the turn reached the limit).", None, "turn_limit"),
         ("something else", None, None),
         ("something else", 418, None),
         ("I read 500 requests of the log", None, None),

@@ -37,6 +37,7 @@ from agentbus_worker.formats.reading import (
     text_at,
 )
 from agentbus_worker.formats.reasons import Reason, reason_of
+from agentbus_worker.formats.text import is_failure_of_hermes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,8 +203,13 @@ class AcpReader(Reader):
         return [*said, Activity(), UsageSoFar(self._usage, self._cost_usd)]
 
     def _read_end(self, value: dict[str, Json]) -> list[Event]:
-        said = self._let_go()
         self._read_usage(value)
+        if (words := self._failure_of_hermes()) is not None:
+            self._held, self._finished = "", True
+            self._say("")
+            self._fail(words)
+            return [Notice(one_line(words)), UsageSoFar(self._usage, self._cost_usd)]
+        said = self._let_go()
         if not self._message.strip():
             self._say(self._earlier_answer)
         stop = text_at(value, "stop")
@@ -213,6 +219,11 @@ class AcpReader(Reader):
         if self._finished:
             self._note_stop(stop)
         return [*said, UsageSoFar(self._usage, self._cost_usd)]
+
+    def _failure_of_hermes(self) -> str | None:
+        """Return the words with which Hermes has ended its turn where its model has failed; None otherwise."""
+        answer = self._message.strip()
+        return answer if "hermes" in (self._agent or "").lower() and is_failure_of_hermes(answer) else None
 
     def _read_usage(self, value: dict[str, Json]) -> None:
         """Read what a turn has used, and add it to what those before have."""

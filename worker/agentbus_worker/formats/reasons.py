@@ -21,6 +21,7 @@ _WORDS: Final[dict[FailureCode, str]] = {
         r"|no (?:rollout|saved session|previous sessions?)[^.\n]{0,40}found|invalid session identifier"
     ),
     "context": r"prompt is too long|context[ _](?:window|length)|token count[^.\n]{0,40}exceeds|too many tokens",
+    "turn_limit": r"loop detection halted|tool-call (?:limit|cap) was reached",
     "truncated": r"max_output_tokens|output token (?:maximum|limit)",
     "quota": r"insufficient_quota|quota exceeded|exceeded your (?:current )?quota|usage limit|hit your limit",
     "billing": r"credit balance|billing|payment required|insufficient (?:funds|credits?|balance)",

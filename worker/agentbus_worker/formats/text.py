@@ -16,10 +16,10 @@ _HERMES_EMPTY: Final = re.compile(
     r"(?i)(?:\s{0,8}⚠[^\n]{0,200}\n){0,3}\W{0,8}no reply: the model returned empty content"
 )
 """Behind the warnings with which its output may begin."""
-_HERMES_FAILED: Final = re.compile(
-    r"\bHTTP (4\d\d|5\d\d)\b|(?m:^)\W{0,8}"
-    r"(?:API call failed after|Context length exceeded|The model declined to respond|Session not found:)"
-)
+_HERMES_SAYS: Final = r"API call failed after|Context length exceeded|The model declined to respond|Session not found:"
+_HERMES_FAILED: Final = re.compile(rf"\bHTTP (4\d\d|5\d\d)\b|(?m:^)\W{{0,8}}(?:{_HERMES_SAYS})")
+_HERMES_ANSWERED: Final = re.compile(rf"\W{{0,8}}(?:HTTP [45]\d\d: |{_HERMES_SAYS})")
+"""How an answer of it begins that is none, where no exit code tells."""
 _ESCAPES: Final = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\r\n]*(?:\x07|\x9c|\x1b\\)?"
     r"|\x1b[ -/]*[0-~]?"
@@ -29,6 +29,11 @@ _STACK_LINE: Final = re.compile(
     r"\s+at .*|[{}\])\s]*|\s*(?:\[object Object\]|\[Symbol\(.*)|\s*\w+: \d+,?|session_id: [\w-]+"
 )
 """A line of a stack trace of JavaScript, or what is left of one, or the session of Hermes: it never says why."""
+
+
+def is_failure_of_hermes(answer: str) -> bool:
+    """Whether an answer is what Hermes says when its model has failed; it ends its turn as if all was well."""
+    return len(answer) < REASON_CHARS and _HERMES_ANSWERED.match(answer.strip()) is not None
 
 
 def without_escapes(text: str) -> str:
