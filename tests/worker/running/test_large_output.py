@@ -105,7 +105,9 @@ async def test_without_a_bucket_the_result_has_the_beginning_and_the_log_names_t
     async with worker(config_for(tmp_path, server, "out.write(b'x' * 100000)")) as child:
         status = await outcome(coordinator, "x")
         await acknowledged(coordinator)
-        assert child.said(f"task {status.task_id}: its output is kept only in part: a stream for $O.AGENT_FILES_code.")
+        await child.until_said(
+            f"task {status.task_id}: its output is kept only in part: a stream for $O.AGENT_FILES_code."
+        )
         assert child.said("make it with: agentbus setup")
     assert (status.state, text(status)) == ("completed", "x" * INLINE)
     assert (status.output_note["bytes"], "file" in status.output_note) == (100_000, False)
@@ -121,7 +123,7 @@ async def test_a_full_bucket_loses_the_new_file_but_neither_the_result_nor_older
         first = await outcome(coordinator, "x")
         second = await outcome(coordinator, "x")
         await acknowledged(coordinator)
-        assert child.said(
+        await child.until_said(
             f"task {second.task_id}: its output is kept only in part: the stream that takes $O.AGENT_FILES"
         )
     assert (first.state, second.state) == ("completed", "completed")
