@@ -358,7 +358,7 @@ async def test_a_task_that_kills_its_workers_fails_after_max_attempts(
     config = worker_toml(tmp_path, server.url, chat_cmd=command, worker={"max_attempts": 2})
     task = await coordinator.publish("code", "x", task_type="x")
     for _ in range(2):
-        async with worker(config) as child:
+        async with worker(config, ready=False) as child:
             assert await child.exit_code() == -signal.SIGKILL
     async with worker(config):
         status = await settled(coordinator, task.id)

@@ -200,7 +200,7 @@ async def test_lost_workers_and_failures_both_count_as_attempts(
     script = f'if [ "$AGENTBUS_ATTEMPT" = 1 ]; then exit 3; fi; {KILL_WORKER}; sleep 1'
     config = config_for(tmp_path, server, bad=script, retry_on=["exit:3", "lost"], max_attempts=2)
     task_id = await publish(coordinator, "x")
-    async with worker(config) as child:
+    async with worker(config, ready=False) as child:
         assert await child.exit_code() == -signal.SIGKILL
     async with worker(config):
         status = await settled(coordinator, task_id)
@@ -216,7 +216,7 @@ async def test_a_task_of_a_lost_worker_is_not_retried_unless_that_is_configured(
     await short_lease(coordinator, lease_s=1)
     config = config_for(tmp_path, server, bad=f"{KILL_WORKER}; sleep 1", retry_on=["exit:3"], max_attempts=5)
     task_id = await publish(coordinator, "x")
-    async with worker(config) as child:
+    async with worker(config, ready=False) as child:
         assert await child.exit_code() == -signal.SIGKILL
     async with worker(config) as child:
         status = await settled(coordinator, task_id)
