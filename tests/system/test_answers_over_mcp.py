@@ -38,7 +38,10 @@ async def test_the_tool_of_another_process_answers_while_the_run_goes_on(
             assert (asked["state"], asked["arguments"]) == ("open", f'{{"command":"{command}"}}')
             answer = {"task_id": asked["id"], "approve": approve}
             answered = data_of(await client.call_tool("answer_approval", answer))
-            assert (answered["task_id"], answered["state"]) == (task_id, "working")
+            assert answered["task_id"] == task_id
+            assert answered["state"] in (("working",) if approve else ("working", "completed")), (
+                "it ends after the last"
+            )
         status = await settled(coordinator, task_id)
         assert await listed(client) == []
     assert status.state == "completed"

@@ -9,7 +9,7 @@ import pytest
 
 from agentbus.provision.nats_server import NatsServer
 from support.clustered import ELECTION_S, Cluster, cluster
-from support.harness import run_cli, worker
+from support.harness import eventually, run_cli, worker
 from system.chaos.plan import clustered_short
 from system.chaos.storm import run_storm
 
@@ -32,6 +32,21 @@ async def set_up(servers: Cluster, *options: str) -> tuple[int, dict[str, str], 
     found = [json.loads(line) for line in ran.out.splitlines()]
     # The ledger of a coordinator is looked at twice: the first time it is made, or changed.
     return ran.code, {item["name"]: item["outcome"] for item in reversed(found)}, ran.err
+
+
+@pytest.mark.cluster
+async def test_set_up_goes_on_while_the_server_with_what_runs_tell_is_away(tmp_path: Path):
+    async with cluster(tmp_path) as servers:
+        code, _, said = await set_up(servers, "--agent", "code", "--replicas", "3")
+        assert code == 0, said
+        away = await servers.leader("AGENT_PROGRESS_code")  # its only replica
+        servers.kill(away)
+
+        async def to_the_end() -> bool:  # not before what was led there has another leader
+            _, outcomes, _ = await set_up(servers, "--agent", "code", "--wait", "0")
+            return outcomes.get("AGENT_PROGRESS_code") == "found"
+
+        await eventually(to_the_end, "set-up goes to its end", timeout_s=4 * ELECTION_S)
 
 
 @pytest.mark.cluster

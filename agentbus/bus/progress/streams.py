@@ -14,7 +14,7 @@ from agentbus.bus.jetstream_answers import read_stream_info
 from agentbus.bus.progress.wanted import LEAST_BYTES, WRITES_LATER, progress_config, size_for
 from agentbus.bus.topology import SWITCHES_OFF
 from agentbus.bus.wanted.setup_plan import Finding, differences_between
-from agentbus.errors import ApiError, BusError, SetupMissingError, StreamFullError
+from agentbus.errors import ApiError, BusError, BusUnavailableError, SetupMissingError, StreamFullError
 from agentbus.protocol.progress import names
 
 _FIRST_WITH_LATER_WRITES: Final = (2, 12)
@@ -59,7 +59,7 @@ async def remove_progress(bus: Bus) -> None:
 
 async def compare_progress(bus: Bus, agents: Sequence[str]) -> list[Finding]:
     """Compare the streams of `agents` with what is wanted. Changes nothing."""
-    return [_as_found(agent, await _config_of(bus, agent)) for agent in agents]
+    return [await _found(bus, agent) for agent in agents]
 
 
 async def ensure_progress_stream(bus: Bus, agent: str) -> None:
@@ -72,8 +72,22 @@ async def ensure_progress_stream(bus: Bus, agent: str) -> None:
         await _create(bus, agent, size_for(1, -1))
 
 
+async def _found(bus: Bus, agent: str) -> Finding:
+    try:
+        return _as_found(agent, await _config_of(bus, agent))
+    except BusUnavailableError:
+        if not _may_be_away(bus):
+            raise
+        return _away(agent)
+
+
 async def _set_up_one(bus: Bus, agent: str, size: int, *, update: bool) -> Finding:
-    found = await _config_of(bus, agent)
+    try:
+        found = await _config_of(bus, agent)
+    except BusUnavailableError:
+        if not _may_be_away(bus):
+            raise
+        return _away(agent)
     if found is not None:
         finding = _as_found(agent, found)
         if finding.outcome == "different" and update:
@@ -113,7 +127,12 @@ async def _updated(bus: Bus, agent: str, config: dict[str, Any], before: Finding
 
 async def _resize(bus: Bus, agent: str, size: int) -> None:
     """Have a stream give back what it has beyond its part, the oldest first, or get what it lacks and there is."""
-    found = await _config_of(bus, agent)
+    try:
+        found = await _config_of(bus, agent)
+    except BusUnavailableError:
+        if not _may_be_away(bus):
+            raise
+        return
     if found is None:
         return
     has = found.get("max_bytes", -1)
@@ -134,6 +153,18 @@ async def _config_of(bus: Bus, agent: str) -> dict[str, Any] | None:
         return (await bus.stream_info(names.stream(agent))).config
     except SetupMissingError:
         return None
+
+
+def _may_be_away(bus: Bus) -> bool:
+    """Whether a stream that does not answer may be away with its server: it has one replica, also in a cluster."""
+    return bus.connected and bus.clustered
+
+
+def _away(agent: str) -> Finding:
+    """Say that a stream does not answer. That stops no work, so nothing else is held up for it."""
+    return Finding(
+        "progress", names.stream(agent), "found", ("does not answer: its only replica is on a server that is away",)
+    )
 
 
 def _as_found(agent: str, found: dict[str, Any] | None) -> Finding:
