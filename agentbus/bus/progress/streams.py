@@ -59,7 +59,7 @@ async def remove_progress(bus: Bus) -> None:
 
 async def compare_progress(bus: Bus, agents: Sequence[str]) -> list[Finding]:
     """Compare the streams of `agents` with what is wanted. Changes nothing."""
-    return [await _found(bus, agent) for agent in agents]
+    return [_as_found(agent, await _config_of(bus, agent)) for agent in agents]
 
 
 async def ensure_progress_stream(bus: Bus, agent: str) -> None:
@@ -72,22 +72,8 @@ async def ensure_progress_stream(bus: Bus, agent: str) -> None:
         await _create(bus, agent, size_for(1, -1))
 
 
-async def _found(bus: Bus, agent: str) -> Finding:
-    try:
-        return _as_found(agent, await _config_of(bus, agent))
-    except BusUnavailableError:
-        if not _may_be_away(bus):
-            raise
-        return _away(agent)
-
-
 async def _set_up_one(bus: Bus, agent: str, size: int, *, update: bool) -> Finding:
-    try:
-        found = await _config_of(bus, agent)
-    except BusUnavailableError:
-        if not _may_be_away(bus):
-            raise
-        return _away(agent)
+    found = await _config_of(bus, agent)
     if found is not None:
         finding = _as_found(agent, found)
         if finding.outcome == "different" and update:
@@ -127,13 +113,8 @@ async def _updated(bus: Bus, agent: str, config: dict[str, Any], before: Finding
 
 async def _resize(bus: Bus, agent: str, size: int) -> None:
     """Have a stream give back what it has beyond its part, the oldest first, or get what it lacks and there is."""
-    try:
-        found = await _config_of(bus, agent)
-    except BusUnavailableError:
-        if not _may_be_away(bus):
-            raise
-        return
-    if found is None:
+    found = await _config_of(bus, agent)
+    if not found:
         return
     has = found.get("max_bytes", -1)
     with suppress(ApiError, StreamFullError):  # then there may be no room for another one, which is said
@@ -149,30 +130,29 @@ async def _sent(bus: Bus, verb: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _config_of(bus: Bus, agent: str) -> dict[str, Any] | None:
+    """Return how a stream is configured, None if there is none, and nothing of one that is away with its server.
+
+    It has one replica, also in a cluster. That it is away stops no work, so nothing else is held up for it.
+    """
     try:
         return (await bus.stream_info(names.stream(agent))).config
     except SetupMissingError:
         return None
-
-
-def _may_be_away(bus: Bus) -> bool:
-    """Whether a stream that does not answer may be away with its server: it has one replica, also in a cluster."""
-    return bus.connected and bus.clustered
-
-
-def _away(agent: str) -> Finding:
-    """Say that a stream does not answer. That stops no work, so nothing else is held up for it."""
-    return Finding(
-        "progress", names.stream(agent), "found", ("does not answer: its only replica is on a server that is away",)
-    )
+    except BusUnavailableError:
+        if not (bus.connected and bus.clustered):
+            raise
+        return {}
 
 
 def _as_found(agent: str, found: dict[str, Any] | None) -> Finding:
+    name = names.stream(agent)
     if found is None:
-        return Finding("progress", names.stream(agent), "missing")
+        return Finding("progress", name, "missing")
+    if not found:
+        return Finding("progress", name, "found", ("does not answer: its only replica is on a server that is away",))
     differences = differences_between(progress_config(agent), found)
     off = tuple(f"{switch} is on, wanted off" for switch in SWITCHES_OFF if found.get(switch))
-    return Finding("progress", names.stream(agent), "different" if differences or off else "found", differences + off)
+    return Finding("progress", name, "different" if differences or off else "found", differences + off)
 
 
 def _version(bus: Bus) -> tuple[int, ...]:
