@@ -15,4 +15,9 @@ def server_version() -> tuple[int, ...]:
     return parse_version(told.split()[-1]) or ()
 
 
+def without_its_warning(err: str) -> str:
+    """Return what a command wrote on standard error but for the warning that its server is old."""
+    return "".join(line for line in err.splitlines(keepends=True) if not line.startswith("warning: nats-server 2."))
+
+
 needs_2_12: Final = pytest.mark.skipif(server_version() < (2, 12, 0), reason="an older nats-server divides no ledger")

@@ -10,6 +10,7 @@ from agentbus.bus.setup import set_up
 from agentbus.errors import StreamFullError
 from agentbus.protocol.progress import names
 from agentbus.provision.nats_server import run_server
+from support.server_version import server_version
 
 
 def test_all_agents_share_a_bounded_part_of_the_storage():
@@ -36,7 +37,8 @@ async def test_streams_get_smaller_for_more_agents_and_what_does_not_fit_is_said
         assert found[names.stream("one")].outcome == "made"
         info = await bus.bus.stream_info(names.stream("one"))
         assert (info.max_bytes, info.num_replicas, info.config["discard"]) == (4 << 20, 1, "old")
-        assert info.config.get("persist_mode") == "async", "no message of a run is synced by itself"
+        written = "async" if server_version() >= (2, 12) else None  # an older server knows no such mode
+        assert info.config.get("persist_mode") == written, "no message of a run is synced by itself"
         more = await set_up_progress(bus.bus, ["one", "two"], 100 << 20, update=False)
         assert [item.outcome for item in more] == ["found", "made"]
         assert (await bus.bus.stream_info(names.stream("one"))).max_bytes == 2 << 20
