@@ -10,9 +10,4 @@ def now() -> str:
 
 def parse_time(text: str) -> datetime:
     """Read a server's time stamp (RFC 3339, nanoseconds, which are cut to microseconds)."""
-    stamp = text.replace("Z", "+00:00")
-    whole, dot, rest = stamp.partition(".")
-    if not dot:
-        return datetime.fromisoformat(stamp)
-    digits = len(rest) - len(rest.lstrip("0123456789"))
-    return datetime.fromisoformat(f"{whole}.{rest[:digits][:6].ljust(6, '0')}{rest[digits:]}")
+    return datetime.fromisoformat(text)
