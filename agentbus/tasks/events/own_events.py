@@ -40,7 +40,7 @@ from agentbus.tasks.events.open_tasks import OpenTasks
 from agentbus.tasks.events.position import Position
 from agentbus.tasks.events.task_event import TaskEvent, failure_word, pause_word
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.listing.task_list import list_tasks
+from agentbus.tasks.listing.task_list import Search
 from agentbus.tasks.listing.wanted import Wanted
 from agentbus.tasks.lost.lost_tasks import look_after
 from agentbus.tasks.questions.asked import asked_by
@@ -59,7 +59,9 @@ _EXPIRY_LOOKS: Final = 12
 _SILENT_S: Final = 15.0
 _GRACE_S: Final = 5.0
 _READ_AT_A_LOOK: Final = 50
-_KNOWN_AT_FIRST: Final = 200
+_KNOWN_AT_FIRST: Final = 400
+_KNOWN_S: Final = 2.0
+"""How long the search for tasks that were open before the first change may take, about."""
 _OVER: Final = frozenset({"completed", "failed", "cancelled", "needs_approval"})
 _UNKNOWN: Final = ""
 """The state of an entry that says none: an older publisher wrote it."""
@@ -207,12 +209,15 @@ class OwnEvents:
                 log.debug("tasks cannot be looked at now: %s", error)
 
     async def _know_open_tasks(self) -> None:
-        found: dict[str, list[TaskKey]] = {}
-        for state in ("working", "queued"):
-            wanted = Wanted(None, self._own, state, self._own, with_results=False)
-            listed = await list_tasks(self._bus, wanted, limit=_KNOWN_AT_FIRST, cursor=None, search_s=1.0)
-            found[state] = [task.record.key for task in listed.tasks if self._of(task.record.key)]
-        self._open.know(found["working"], found["queued"])
+        """Learn which tasks are open by one search: it looks at the ledgers of all agents."""
+        found: list[TaskStatus] = []
+        wanted = Wanted(None, self._own, None, self._own, with_results=False, is_open=True)
+        search = Search(self._bus, wanted, found.append, limit=_KNOWN_AT_FIRST, search_s=_KNOWN_S)
+        await search.backwards(_KNOWN_AT_FIRST, None)
+        mine = [(task.state, task.record.key) for task in found if self._of(task.record.key)]
+        self._open.know(
+            [key for state, key in mine if state == "working"], [key for state, key in mine if state == "queued"]
+        )
 
     async def _look_for_lost(self) -> None:
         for key in self._open.silent(_SILENT_S, _READ_AT_A_LOOK):
