@@ -142,6 +142,11 @@ def line(*parts: str | Styled) -> None:
         click.echo("".join(map(_shown, parts)) if on_terminal() else "".join(map(_text, parts)), color=True)
 
 
+def for_terminal(*parts: str | Styled) -> str:
+    """Return a line as `line` prints it on a terminal, for a writer of its own such as that of a log."""
+    return "".join(map(_shown, parts))
+
+
 def error_line(text: str) -> None:
     """Print a line on standard error. If it cannot be written there, there is no one to tell."""
     passing_line("")
@@ -171,10 +176,26 @@ def passing_line(text: str) -> None:
 
 def _cut(text: str) -> str:
     """Cut a text to what fits into a line of the terminal of standard error."""
-    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415  # a character may be two columns wide
-
     width = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # some terminals do not know theirs
-    return text if cell_len(text) < width else set_cell_size(text, max(0, width - 2)).rstrip() + "…"
+    return cut_to(text, width - 1)
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns a line takes on a terminal: a character may be two wide, or none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # noqa: PLC0415  # most lines need none of it
+
+    return cell_len(text)
+
+
+def cut_to(text: str, columns: int) -> str:
+    """Cut a line to so many columns; one that is cut ends with `…`."""
+    if columns_of(text) <= columns:
+        return text
+    from rich.cells import set_cell_size  # noqa: PLC0415
+
+    return set_cell_size(text, max(0, columns - 1)).rstrip() + "…"
 
 
 def json_line(data: bytes) -> None:
@@ -252,6 +273,6 @@ def _text(part: str | Styled) -> str:
 
 def _shown(part: str | Styled) -> str:
     text = visible(_text(part))
-    if not isinstance(part, Styled) or os.environ.get("NO_COLOR"):
+    if not isinstance(part, Styled) or not (part.colour or part.bold) or not text or os.environ.get("NO_COLOR"):
         return text
     return click.style(text, fg=part.colour, bold=part.bold or None)

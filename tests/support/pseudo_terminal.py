@@ -35,6 +35,11 @@ class OnTerminal:
         """What a terminal with UTF-8 makes of them; a byte that is none stays one that can be told."""
         return self.got.decode(errors="surrogateescape")
 
+    @property
+    def text(self) -> str:
+        """The same without our own colours."""
+        return _OURS.sub("", self.shown)
+
     def press(self, keys: str) -> None:
         """Type keys, as the terminal sends them."""
         os.write(self.keyboard, keys.encode())

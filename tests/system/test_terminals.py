@@ -233,7 +233,8 @@ async def test_the_log_of_a_worker_on_a_terminal(ground: Ground, env: dict[str, 
     config = worker_toml(ground.folder, ground.url, agent=CLERK, chat_cmd=["true", "{input}"])
     async with terminal(["-m", "agentbus", "worker", "run", "--config", str(config), "--verbose"], env=env) as worker:
         for number in range(len(ground.bus.by_state["queued"])):
-            await worker.until_shown(f"task work-{number}: settled")
+            settled = f"work-{number}: settled"
+            await worker.until(lambda settled=settled: settled in worker.text, settled)
         worker.child.send_signal(signal.SIGINT)
     assert worker.child.returncode == 0, worker.shown
     assert acting(worker.shown) == []

@@ -158,10 +158,21 @@ def log_to(
         formatter = FORMATTERS[section.format](agent=agent, worker=worker)
         for handler in (to_stderr, to_file):
             handler.setFormatter(formatter)
+        if section.format == "text" and (for_a_person := _for_a_terminal()) is not None:
+            to_stderr.setFormatter(for_a_person)
         for handler in (to_file, to_stderr, libraries):
             stack.callback(handler.close)
         with _logging_with([to_stderr, to_file], libraries, logging.DEBUG if verbose else logging.INFO):
             yield logging.getLogger("agentbus.worker")
+
+
+def _for_a_terminal() -> logging.Formatter | None:
+    """Return the formatter of standard error where that is a terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():  # pyright: ignore[reportUnnecessaryComparison]  # None without one
+        return None
+    from agentbus_worker.log.terminal_lines import terminal_formatter  # noqa: PLC0415  # services need none of it
+
+    return terminal_formatter(sys.stderr)
 
 
 @contextmanager

@@ -83,7 +83,7 @@ class LineFormatter(logging.Formatter):
             known: dict[str, object] = getattr(record, "fields", None) or {}
             if record.exc_info:
                 known = {**known, "exception": self.formatException(record.exc_info)[-_MAX_CHARS:]}
-            last = self._last = record, self._line(self._time(record), record, _bounded(_message(record)), known)
+            last = self._last = record, self._line(self._time(record), record, bounded(_message(record)), known)
         return last[1]
 
     @abstractmethod
@@ -118,7 +118,7 @@ class JsonFormatter(LineFormatter):
         line: dict[str, object] = {"time": at, "level": record.levelname, "logger": record.name, "message": message}
         for name, value in known.items():
             if value is not None:
-                line[name] = _bounded(value) if isinstance(value, str) else value
+                line[name] = bounded(value) if isinstance(value, str) else value
         line.update(self._common)
         return _ASCII.encode(line)
 
@@ -133,7 +133,7 @@ def _message(record: logging.LogRecord) -> str:
         return f"{record.msg} (this line could not be made: {type(error).__name__})"
 
 
-def _bounded(text: str) -> str:
+def bounded(text: str) -> str:
     """Shorten a long text, and escape lone surrogates, which UTF-8 cannot encode."""
     if not text.isascii():
         text = text.encode(errors="backslashreplace").decode()
@@ -143,12 +143,13 @@ def _bounded(text: str) -> str:
 def _pairs(known: Mapping[str, object]) -> str:
     """Format fields for the end of a line of text, without the task, which is before the message."""
     return "".join(
-        f" {name}={_quoted(value) if isinstance(value, str) else value}"
+        f" {name}={quoted(value) if isinstance(value, str) else value}"
         for name, value in known.items()
         if value is not None and name != "task_id"
     )
 
 
-def _quoted(text: str) -> str:
-    text = _bounded(text)
+def quoted(text: str) -> str:
+    """Bound a value of a field, and quote it where it has blanks or the like."""
+    text = bounded(text)
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
