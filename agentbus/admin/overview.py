@@ -4,6 +4,7 @@ What needs a person, what runs, what waits, what was settled last; agents and st
 such as `agentbus status` and `top`, shows these data.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,6 +39,11 @@ _MAX_RUNNING: Final = 50  # a large terminal shows no more
 _LOOKED_AT: Final = 50
 """Of the tasks that were settled last: the failures among them need a person."""
 
+_MOST_OWN: Final = 100
+_SEARCH_OWN_S: Final = 0.5
+"""A search of the ledger for tasks that wait is repeated with each look."""
+_SHOWN_OF_EACH: Final = 20
+
 _T = TypeVar("_T")
 
 
@@ -66,8 +72,8 @@ class BusOverview:
         needs: what needs a person, the most urgent first.
         running: the tasks that workers are running, at most 50, the last changed first; without results, as all here.
             One whose worker is gone is lost, and stands in `needs`.
-        queued: tasks that wait, the oldest first, from the heads of the queues; nothing where this user may not read
-            them.
+        queued: tasks that wait, the oldest first, from the heads of the queues; where this user may not read them, its
+            own.
         tasks: how many tasks of each agent wait and run.
         progress: what the running tasks told last, as far as it is kept.
         recent: the settled tasks, the newest first.
@@ -128,6 +134,7 @@ class BusOverview:
 @dataclass(frozen=True, slots=True)
 class _TasksNow:
     at: datetime
+    agents: list[AgentOverview]
     running: list[TaskStatus]
     waiting: list[TaskStatus]
     settled: list[TaskStatus]
@@ -164,7 +171,7 @@ class OverviewReader:
             coordinator=bus.agent,
             server_version=bus.bus.server_version,
             streams=_usages(streams, ledgers),
-            agents=agents,
+            agents=found.agents,
             running=found.running,
             recent=found.settled[: self._recent],
             warnings=_warnings([*streams, *(ledgers or ())]),
@@ -172,20 +179,51 @@ class OverviewReader:
             hidden=sorted(self._hidden),
             progress=await last_of_each(bus.bus, [status.record.key for status in found.running]),
             needs=found.needs,
-            queued=[status for status in found.waiting if not status.settled],
+            queued=_oldest_of_each(found.waiting),
             tasks=found.counts,
         )
+
+    async def counted_agents(self, agent: str | None = None) -> list[tuple[AgentOverview, AgentTasks]]:
+        """Return the agents, or `agent` only, each with how many of its tasks wait and run.
+
+        Raises:
+            SetupMissingError, PermissionDeniedError: see `Coordinator.overview`.
+            BusUnavailableError: the bus cannot be reached.
+        """
+        agents = await self._coordinator.overview(agent)
+        ledgers = await self._allowed(subjects.STATE_STREAM, lambda: agent_ledgers(self._coordinator.bus))
+        found = await self._tasks_now(ledgers, agents)
+        counts = {one.agent: one for one in found.counts}
+        return [(one, counts[one.agent]) for one in found.agents if agent in (None, one.agent)]
 
     async def _tasks_now(self, ledgers: Sequence[StreamInfo] | None, agents: Sequence[AgentOverview]) -> "_TasksNow":
         working, settled = await self._allowed("tasks", lambda: self._tasks(ledgers, agents)) or ([], [])
         lost = [] if "agents" in self._hidden else _lost(working, agents)
-        waiting = await self._allowed("queue", lambda: self._heads.waiting(agents)) or []
+        waiting, own = await self._waiting(agents)
+        agents = [*agents, *_without_worker(agents, waiting)]
         all_working = "tasks" not in self._hidden and len(working) < _MAX_RUNNING
-        counts = counts_of(agents, working, lost=lost, waiting=waiting, all_working=all_working)
+        counts = counts_of(agents, working, lost=lost, waiting=waiting, all_working=all_working, own=own)
         running = [status for status in working if status not in lost]
         now, queued = datetime.now(UTC), {one.agent: one.queued or 0 for one in counts}
         needs = needs_of(agents, working, settled, lost=lost, queued=queued, now=now)
-        return _TasksNow(now, running, waiting, settled, counts, needs)
+        return _TasksNow(now, agents, running, waiting, settled, counts, needs)
+
+    async def _waiting(self, agents: Sequence[AgentOverview]) -> tuple[list[TaskStatus], bool]:
+        """Return tasks that wait, the oldest first, and whether they are the own ones in the ledger.
+
+        The queue tells which wait longest. Who may not read it, as a member, sees those that its ledger has.
+        """
+        bus = self._coordinator
+        if bus.role != "member":
+            heads = await self._allowed("queue", lambda: self._heads.waiting(agents)) or []
+            if bus.bus.reads_queue:
+                return heads, False
+        listed = await self._allowed(
+            "tasks",
+            lambda: bus.list_tasks(state="queued", limit=_MOST_OWN, with_results=False, search_s=_SEARCH_OWN_S),
+        )
+        found = [] if listed is None else [status for status in listed.tasks if not status.settled]
+        return sorted(found, key=lambda status: status.record.entry.created_at or ""), True
 
     async def _allowed(self, name: str, read: Callable[[], Awaitable[_T | None]]) -> _T | None:
         if name in self._hidden:
@@ -230,6 +268,22 @@ def _lost(working: Sequence[TaskStatus], agents: Sequence[AgentOverview]) -> lis
         for status in working
         if (claim := status.record.entry.claim) is not None and (status.agent, claim.worker) not in alive
     ]
+
+
+def _without_worker(agents: Sequence[AgentOverview], waiting: Sequence[TaskStatus]) -> list[AgentOverview]:
+    """Return the agents that tasks wait for and that are not known: who may not read the queue sees those alive."""
+    known = {one.agent for one in agents}
+    return [AgentOverview(agent, ()) for agent in sorted({status.agent for status in waiting} - known)]
+
+
+def _oldest_of_each(waiting: Sequence[TaskStatus]) -> list[TaskStatus]:
+    """Return the tasks that still wait, so many of each agent."""
+    seen, found = Counter[str](), list[TaskStatus]()
+    for status in waiting:
+        if not status.settled and seen[status.agent] < _SHOWN_OF_EACH:
+            seen[status.agent] += 1
+            found.append(status)
+    return found
 
 
 def _usage(info: StreamInfo) -> StreamUsage:

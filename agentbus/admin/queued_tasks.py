@@ -22,6 +22,8 @@ _MOST_AGENTS: Final = 24
 _LEAST: Final = 3
 _OF_OFFLINE: Final = 10
 """Of an agent without a worker, tasks that were running when it went lie at the head of the queue."""
+_MOST_WHOLE: Final = 256
+"""Of agents without a worker, so many messages are read in all: none takes out the tasks that were cancelled there."""
 _AT_ONCE: Final = 16
 
 
@@ -44,6 +46,16 @@ class AgentTasks:
         return {name: count for name, count in counts.items() if count is not None}
 
 
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """A part of the queue of an agent: from a sequence on so many messages, none of them behind `last`."""
+
+    agent: str
+    first: int
+    most: int
+    last: int | None = None
+
+
 class QueueHeads:
     """Reads the tasks at the heads of the queues. What lies at a sequence never changes, so each is read once."""
 
@@ -55,7 +67,8 @@ class QueueHeads:
     async def waiting(self, agents: Sequence[AgentOverview], most: int = MOST_QUEUED) -> list[TaskStatus]:
         """Return tasks that wait, or were cancelled and wait for a worker that drops them; the oldest first.
 
-        Of each agent only the head of its queue is read. Nothing where this user may not read the queue.
+        Of each agent only the head of its queue is read; of one without a worker all of it, unless it is long. Nothing
+        where this user may not read the queue.
         """
         if not self._bus.reads_queue:
             return []
@@ -64,26 +77,46 @@ class QueueHeads:
         share = max(_LEAST, most // max(1, len(chosen)))
         now: dict[tuple[str, int], tuple[int, TaskKey | None]] = {}
 
-        async def walk(one: AgentOverview) -> list[TaskKey]:
-            # Of an agent without a worker, what was given to one that is gone waits as well.
-            seq, keys = (one.delivered_seq + 1 if one.online else 1), list[TaskKey]()
-            for _ in range(share if one.online else max(share, _OF_OFFLINE)):
-                found = self._read.get((one.agent, seq)) or await self._next(one.agent, seq)
-                if found is None:
+        async def walk(walk: _Walk) -> list[TaskKey]:
+            seq, keys = walk.first, list[TaskKey]()
+            for _ in range(walk.most):
+                found = self._read.get((walk.agent, seq)) or await self._next(walk.agent, seq)
+                if found is None or (walk.last is not None and found[0] > walk.last):
                     break
-                now[one.agent, seq] = found
+                now[walk.agent, seq] = found
                 seq = found[0] + 1
                 if found[1] is not None:
                     keys.append(found[1])
             return keys
 
         try:
-            walked = await concurrently(chosen, walk, at_once=_AT_ONCE)
+            walked = await concurrently(await self._walks(chosen, share), walk, at_once=_AT_ONCE)
         except PermissionDeniedError:
             self._bus.reads_queue = False
             return []
         self._read = now
         return await self._entries([key for keys in walked for key in keys])
+
+    async def _walks(self, chosen: Sequence[AgentOverview], share: int) -> "list[_Walk]":
+        """Say what is read of each queue; a whole one is read in parts at the same time."""
+        walks, left, whole = list[_Walk](), _MOST_WHOLE, list[str]()
+        for one in chosen:
+            if one.online:
+                walks.append(_Walk(one.agent, one.delivered_seq + 1, share))
+                continue
+            # What was given to a worker that is gone waits as well.
+            most, messages = max(share, _OF_OFFLINE), one.in_queue or 0
+            if most < messages <= left:
+                left -= messages
+                whole.append(one.agent)
+            else:
+                walks.append(_Walk(one.agent, 1, most))
+        if whole:
+            state = (await self._bus.stream_info(subjects.TASKS_STREAM)).state
+            step = max(1, -(-(state.last_seq + 1 - state.first_seq) // _AT_ONCE))
+            starts = range(state.first_seq, state.last_seq + 1, step)
+            walks += [_Walk(agent, seq, _MOST_WHOLE, seq + step - 1) for agent in whole for seq in starts]
+        return walks
 
     async def _next(self, agent: str, seq: int) -> tuple[int, TaskKey | None] | None:
         message = await self._bus.next_at_the_leader(subjects.TASKS_STREAM, subjects.all_of(agent), seq)
@@ -111,17 +144,21 @@ def counts_of(
     lost: Collection[TaskStatus],
     waiting: Sequence[TaskStatus],
     all_working: bool,
+    own: bool = False,
 ) -> list[AgentTasks]:
     """Count the tasks of each agent.
 
     Args:
         waiting: those at the heads of the queues; the cancelled ones among them are no tasks that wait.
         all_working: whether `working` are all that there are, or the queue has to tell how many run.
+        own: whether `waiting` are all that this user may see of the tasks that wait, which are its own.
     """
 
     def count(one: AgentOverview) -> AgentTasks:
         mine = [status for status in working if status.agent == one.agent]
         running = len(mine) - sum(status in lost for status in mine) if all_working else one.unacknowledged
+        if own:
+            return AgentTasks(one.agent, sum(status.agent == one.agent for status in waiting), running)
         if one.in_queue is None:
             return AgentTasks(one.agent, None, running)
         running = (running or 0) if one.online else 0

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 from agentbus.admin.needs import Need
 from agentbus.admin.overview import BusOverview, OverviewReader
 from agentbus.coordinator import Coordinator
-from agentbus.tasks.status import TaskStatus
 from agentbus.ui.feed import Sections
 from agentbus.ui.rows import Row, agent_row, known, question_row, task_row
 from agentbus.ui.shown_text import line
@@ -40,14 +39,13 @@ class Board:
         if self._reader is None or self._of is not bus.bus:
             self._reader, self._of = OverviewReader(bus, recent=_RECENT), bus.bus
         overview = await self._reader.read()
-        queued = overview.queued or await self._queued(bus, overview)
         return {
             "head": {"head": head_row(bus, overview)},
             "trouble": {key: row for key, row in map(_trouble, overview.needs.named) if row},
             "running": {
                 str(one.name): task_row(one, overview.progress.get(one.record.key)) for one in overview.running[:SHOWN]
             },
-            "queued": {str(one.name): task_row(one) for one in queued[:SHOWN]},
+            "queued": {str(one.name): task_row(one) for one in overview.queued[:SHOWN]},
             "settled": {str(one.name): task_row(one) for one in overview.recent},
             "agents": {one.agent: agent_row(one) for one in overview.agents[:_AGENTS_SHOWN]},
         }
@@ -57,13 +55,6 @@ class Board:
         found = await bus.questions(limit=_QUESTIONS_SHOWN, search_s=_QUESTIONS_SEARCH_S)
         rows = {asked.id: question_row(asked) for asked in found.questions[:_QUESTIONS_SHOWN]}
         return {"questions": rows, "asking": {"asking": known(more=True if found.cursor is not None else None)}}
-
-    async def _queued(self, bus: Coordinator, overview: BusOverview) -> list[TaskStatus]:
-        """Return tasks that wait where this party may not read the queue, as far as a short search finds them."""
-        if bus.bus.reads_queue or not any(agent.in_queue is None or agent.in_queue > 0 for agent in overview.agents):
-            return []
-        found = await bus.list_tasks(state="queued", limit=SHOWN, with_results=False, search_s=_QUEUED_SEARCH_S)
-        return sorted(found.tasks, key=lambda one: one.record.entry.created_at or "")
 
 
 async def older_questions(bus: Coordinator, cursor: int | None) -> Row:

@@ -50,9 +50,12 @@ async def list_(bus: "Coordinator", *, agent: str | None) -> None:
     A slot is lost while a command holds it that could not be ended.
     A worker that was killed is listed for up to 90 seconds more.
     """
-    agents = [one.to_json() for one in await bus.overview(agent)]
+    reader = lazy.overview.OverviewReader(bus, recent=0)
+    counted = await reader.counted_agents(agent)
+    counts = {one.agent: tasks for one, tasks in counted}
+    agents = [{**one.to_json(), "tasks": tasks.to_json()} for one, tasks in counted]
     if tabular():
-        lazy.agent_rows.print_agents(agents)
+        lazy.agent_rows.print_agents(agents, counts)
         for one in agents:
             for trouble in one.get("troubles", ()):
                 remark(f"{one['agent']}: {trouble}")

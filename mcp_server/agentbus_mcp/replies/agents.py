@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from agentbus.admin.queued_tasks import AgentTasks
+from agentbus.agent_overview import AgentOverview
 from agentbus.protocol.json_codec import Json
 from agentbus_mcp.replies.models import AgentView
 from agentbus_mcp.sanitize import short
@@ -11,8 +13,9 @@ _MAX_TROUBLES: Final = 3
 _SHOWN = ("instance", "host", "version", "command", "slots", "free", "lost", "running", "started_at", "seen_at")
 
 
-def agent_view(account: dict[str, Json], *, detailed: bool) -> AgentView:
-    """An agent of the coordinator's overview; `detailed` adds each of its workers."""
+def agent_view(agent: AgentOverview, tasks: AgentTasks, *, detailed: bool) -> AgentView:
+    """An agent of the coordinator's overview, and how many of its tasks wait and run; `detailed` adds its workers."""
+    account = agent.to_json()
     workers: list[dict[str, Json]] = account["workers"]
     described = next((worker["description"] for worker in workers if worker["description"]), None)
     return AgentView(
@@ -20,8 +23,8 @@ def agent_view(account: dict[str, Json], *, detailed: bool) -> AgentView:
         online=account["online"],
         workers=len(workers),
         free_slots=sum(worker["free"] for worker in workers),
-        waiting=account.get("waiting"),
-        unacknowledged=account.get("unacknowledged"),
+        waiting=tasks.queued,
+        unacknowledged=tasks.running,
         troubles=[short(trouble, 300) for trouble in account.get("troubles", ())[:_MAX_TROUBLES]] or None,
         description=short(described, 500 if detailed else 120) if described else None,
         details=[_worker(worker) for worker in workers] if detailed and workers else None,

@@ -6,6 +6,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult
 from pydantic import Field
 
+from agentbus.admin.overview import OverviewReader
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.lost import lost_note
 from agentbus_mcp.replies.agents import agent_view
@@ -32,14 +33,14 @@ def list_agents_tool(bus_link: BusLink) -> Tool:
         Use it before publish_task to choose `to`. An agent that is offline still takes tasks: they wait for it.
         """
         coordinator = await bus_link.coordinator()
-        overview = await coordinator.overview(agent)
+        counted = await OverviewReader(coordinator, recent=0).counted_agents(agent)
         most, detailed = _MAX_AGENTS[response_format], response_format == "detailed"
         data = Agents(
             note=await lost_note(coordinator, agent),
-            agents=[agent_view(one.to_json(), detailed=detailed) for one in overview[:most]],
-            more=max(0, len(overview) - most) or None,
+            agents=[agent_view(one, tasks, detailed=detailed) for one, tasks in counted[:most]],
+            more=max(0, len(counted) - most) or None,
         )
-        online = sum(one.online for one in overview)
-        return build_answer(f"{len(overview)} agents, {online} online.", data)
+        online = sum(one.online for one, _ in counted)
+        return build_answer(f"{len(counted)} agents, {online} online.", data)
 
     return define(list_agents, "List agents", READS)

@@ -1,6 +1,6 @@
 """The rows of agents in the table of `agent list`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,10 +22,10 @@ COLUMNS: Final = (
 )
 
 
-def print_agents(agents: Sequence[dict[str, Any]]) -> None:
-    """Print a table of agents, as `AgentOverview.to_json` describes them."""
+def print_agents(agents: Sequence[dict[str, Any]], counts: "Mapping[str, AgentTasks]") -> None:
+    """Print a table of agents, as `AgentOverview.to_json` describes them, with how many tasks of each wait and run."""
     now = datetime.now(UTC)
-    print_fitted(COLUMNS, [row(one, now) for one in agents], "no agents")
+    print_fitted(COLUMNS, [row(one, now, counts.get(one["agent"])) for one in agents], "no agents")
 
 
 def row(one: dict[str, Any], now: datetime, tasks: "AgentTasks | None" = None) -> dict[str, str]:
