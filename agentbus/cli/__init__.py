@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from agentbus.cli import exit_codes
+from agentbus.cli.bus_hints import with_bus
 from agentbus.cli.lazy_group import LazyCommand, LazyGroup
 from agentbus.errors import AgentBusError
 from agentbus.terminal import abandon, error_line, flush_output, guard_tracebacks, open_standard_streams
@@ -137,7 +138,7 @@ def main() -> None:
     except click.ClickException as error:
         error_line(f"error: {error.format_message()}")
     except AgentBusError as error:
-        error_line(f"error: {error}")
+        error_line(f"error: {with_bus(str(error))}")
     except OSError as error:  # such as a full disk behind the help, which click prints by itself
         abandon(sys.stdout)
         error_line(f"error: {error}")

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from agentbus.bus.jetstream import Bus, unopened_bus
-from agentbus.cli import output
+from agentbus.cli import bus_hints, output
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import administrator_file, load_coordinator
 from agentbus.coordinator import Coordinator
@@ -35,6 +35,7 @@ async def connected(nats_url: str | None, config: Path | None) -> AsyncGenerator
         AuthenticationError: the server refused the credentials.
     """
     settings, warnings = load_coordinator(nats_url=nats_url, path=config)
+    bus_hints.reached_by(nats_url, config, settings.nats)
     for warning in warnings:
         output.remark(f"warning: {warning}")
     agent = settings.coordinator.id

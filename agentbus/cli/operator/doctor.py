@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from agentbus.cli import lazy, output
+from agentbus.cli import bus_hints, lazy, output
 from agentbus.cli.options import AgentId, config_option, nats_url_option
 from agentbus.errors import ConfigError
 
@@ -63,14 +63,16 @@ def doctor(role: "Role", probe: str | None, nats_url: str | None, config: "Path 
     findings: list[Finding] = []
 
     def show(finding: "Finding") -> None:
-        findings.append(finding)
-        output.json_line(finding.to_json()) if as_json else _line(finding)
+        fix = bus_hints.with_bus(finding.fix)
+        findings.append(lazy.finding.Finding(finding.check, finding.verdict, finding.text, fix))
+        output.json_line(findings[-1].to_json()) if as_json else _line(findings[-1])
 
     try:
         loaded, source, warnings = lazy.configuration.load(role, nats_url=nats_url, path=config)
     except ConfigError as error:
         show(lazy.finding.Finding("configuration", "failed", str(error)))
     else:
+        _note_bus(role, nats_url, config, loaded)
         for text in warnings:
             show(lazy.finding.Finding("files", "warning", text))
         if hint := lazy.folder.older_layout(config):
@@ -78,6 +80,11 @@ def doctor(role: "Role", probe: str | None, nats_url: str | None, config: "Path 
         lazy.asyncio.run(_run_checks(role, loaded, source, probe, _folder_facts(role, config), show))
     if any(finding.verdict == "failed" for finding in findings):
         sys.exit(1)
+
+
+def _note_bus(role: "Role", nats_url: str | None, config: "Path | None", loaded: "RoleConfig") -> None:
+    """Have remedies name the bus; the file of a worker is none for the commands of an administrator."""
+    bus_hints.reached_by(nats_url, None if role == "worker" else config, loaded.nats)
 
 
 def _folder_facts(role: "Role", config: "Path | None") -> "FolderFacts":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
+from agentbus.cli.bus_hints import with_bus
 from agentbus.cli.coordinator.figures import dollars
 from agentbus.cli.coordinator.showing import agent_rows, task_rows
 from agentbus.cli.fitted_table import Column, ago, duration, fitted_lines, moment
@@ -115,7 +116,7 @@ def _head(overview: "BusOverview", width: int) -> list[PageLine | str]:
     lines: list[PageLine | str] = [PageLine(line) for line in head.wrap(Console(width=width), width)]
     if overview.missing:
         missing = f"missing: {', '.join(overview.missing)}; make it with: agentbus setup"
-        lines.append(_note(missing, width, "bold red"))
+        lines.append(_note(with_bus(missing), width, "bold red"))
     return lines + [_note(f"warning: {text}", width, "yellow") for text in overview.warnings]
 
 
