@@ -60,7 +60,7 @@ def root() -> None:
 
 @root.group(cls=LazyGroup)
 def worker() -> None:
-    """Set up and run an agent's worker."""
+    """Set up and run an agent's worker; see which are alive."""
 
 
 @root.group(cls=LazyGroup, short_help="Set up a coordinator; manage which coordinators may use a bus.")
@@ -102,7 +102,10 @@ for _group, _commands in {
         ("watch", "coordinator.events.watch:watch", "Print each event of the own tasks."),
         ("work", "work.work:work", "See what a task has left, and take it: files, and changes of a repository."),
     ],
-    worker: [("init", "machine.join:worker_init", "Make the configuration of a worker from a bundle.")],
+    worker: [
+        ("init", "machine.join:worker_init", "Make the configuration of a worker from a bundle."),
+        ("list", "operator.workers:list_", "List the workers that are alive, with what they do."),
+    ],
     coordinator: [
         ("add", "operator.coordinator:add", "Give a coordinator a credential of its own."),
         ("bundle", "operator.coordinator:bundle", "Write the file with which a coordinator joins the bus."),

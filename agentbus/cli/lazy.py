@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from agentbus.cli.coordinator.events import notifying, watching
     from agentbus.cli.coordinator.publishing import answer, awaited, following, new_agents
-    from agentbus.cli.coordinator.showing import agent_rows, page, task_rows, task_view
+    from agentbus.cli.coordinator.showing import agent_rows, page, task_rows, task_view, worker_rows
     from agentbus.cli.coordinator.watching import live_top
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
@@ -76,7 +76,7 @@ else:
         ],
         "agentbus.cli.coordinator.events": ["notifying", "watching"],
         "agentbus.cli.coordinator.publishing": ["answer", "awaited", "following", "new_agents"],
-        "agentbus.cli.coordinator.showing": ["agent_rows", "page", "task_rows", "task_view"],
+        "agentbus.cli.coordinator.showing": ["agent_rows", "page", "task_rows", "task_view", "worker_rows"],
         "agentbus.cli.coordinator.watching": ["live_top"],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],

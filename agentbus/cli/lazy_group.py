@@ -5,6 +5,8 @@ from typing import ClassVar, cast
 
 import click
 
+from agentbus.cli.guessed_names import meant_by
+
 
 class LazyCommand(click.Command):
     """Stands in its group for a command of another module: its name and short help, without importing it."""
@@ -20,7 +22,22 @@ class LazyCommand(click.Command):
         return cast("click.Command", getattr(import_module(module), attribute))
 
 
-class AliasGroup(click.Group):
+class CommandGroup(click.Group):
+    """A group that names the command that was meant where another program has another name for it."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the line names."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            if (meant := meant_by(ctx.command_path, args[0])) is None:
+                raise
+            raise click.UsageError(f"No such command {args[0]!r}. {meant}", ctx) from None
+
+
+class AliasGroup(CommandGroup):
     """A group of which some commands have another name, too, under which other programs have them.
 
     Attributes:
@@ -34,7 +51,7 @@ class AliasGroup(click.Group):
         return super().get_command(ctx, cmd_name) or super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))
 
 
-class LazyGroup(click.Group):
+class LazyGroup(CommandGroup):
     """A group that loads its lazy commands only to run them or to complete their arguments."""
 
     def resolve_command(

@@ -103,6 +103,7 @@ READING: Final[dict[str, Shows]] = {
         (1,),
     ),
     "work show": Shows(lambda ground: [["--agent", AGENT, *ground.first("completed")]]),
+    "worker list": Shows(always([])),
     "top": Shows(always(["--count", "2", "--interval", "0.2"])),
 }
 ACTING: Final[dict[str, Shows]] = {

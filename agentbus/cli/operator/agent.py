@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy
+from agentbus.cli.lazy_group import CommandGroup
 from agentbus.cli.operator.next_steps import (
     apply_change,
     bundle_command,
@@ -28,7 +29,7 @@ _agent_id = click.argument("agent", metavar="ID", type=AgentId())
 _name = click.argument("name", metavar="ID", type=AgentId())
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def agent() -> None:
     """See which agents are online; manage which agents may use a bus."""
 
