@@ -75,6 +75,24 @@ async def test_clones_of_one_source_borrow_its_objects_and_have_all_else_of_thei
         clone.close()
 
 
+async def test_an_agent_can_commit_whatever_repository_the_worker_was_started_in(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source, started_in = source_repository(tmp_path / "source"), tmp_path / "started-in"
+    git(tmp_path, "init", "-q", str(started_in))
+    git(started_in, "config", "user.email", "me@example.com")
+    monkeypatch.chdir(started_in)
+
+    async def identity_of(task: str) -> str:
+        [clone] = await made(clones_of(tmp_path / task, source), task)
+        clone.close()
+        return git(clone.tree, "config", "--get", "user.email", check=False)
+
+    assert await identity_of("without") == "agentbus@localhost"
+    (home / ".gitconfig").write_text("[user]\nemail = of-the-user@example.com\n", encoding="utf-8")
+    assert await identity_of("with") == "", "git knows who the user is"
+
+
 async def test_a_source_that_does_not_answer_is_not_waited_for_longer_than_configured(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         source = f"git://127.0.0.1:{silent.getsockname()[1]}/repository"

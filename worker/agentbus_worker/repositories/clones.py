@@ -145,7 +145,7 @@ class Clones:
         try:
             await self._fill(folder, base.commit, branch, brings)
             record = CloneRecord(key.id, key.owner, shown, base.commit, base.name, branch, time.time(), home=True)
-            identity = "" if await self._user_has_identity() else _IDENTITY
+            identity = "" if await self._user_has_identity(folder / TREE / ".git") else _IDENTITY
             await self._threads.run(lambda: _complete(folder, record, identity))
         except GitError as error:
             raise fault_of(f"no clone of {shown} could be made", error, self._folder) from None
@@ -170,10 +170,14 @@ class Clones:
         if bundle is not None:  # so that the base is there when the agent has removed its repository
             await _fetch_brought(Git(git_dir=folder / OWN), bundle, timeout_s)
 
-    async def _user_has_identity(self) -> bool:
-        """Whether git knows who commits here: without that, an agent that commits would fail."""
+    async def _user_has_identity(self, new_clone: Path) -> bool:
+        """Whether git knows who commits in a new clone: without that, an agent that commits would fail.
+
+        A worker may be started in a repository whose own settings name a person: they do not count in a clone.
+        """
         if self._has_identity is None:
-            asked = await Git(of_user=True).run("config", "--get", "user.email", timeout_s=STEP_S, check=False)
+            git = Git(git_dir=new_clone, of_user=True)
+            asked = await git.run("config", "--get", "user.email", timeout_s=STEP_S, check=False)
             self._has_identity = asked.code == 0
         return self._has_identity
 
