@@ -52,6 +52,7 @@ async def test_the_configuration_of_the_user_is_read_only_where_that_is_wanted(
     (tmp_path / "config").write_text("[user]\n name = Alice\n", encoding="utf-8")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
     monkeypatch.setenv("GIT_DIR", "/nowhere")
+    monkeypatch.chdir(tmp_path)  # the clone with these tests may name a user of its own
     wanted = ("config", "--get", "user.name")
     assert (await Git(of_user=True).run(*wanted, timeout_s=TIMEOUT_S)).text == "Alice"
     assert (await Git().run(*wanted, timeout_s=TIMEOUT_S, check=False)).code == 1
