@@ -1,10 +1,12 @@
 """Agents with their living workers and their backlog, as `agentbus agent list` and `list_agents` show them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.bus.retry_until import deadline_after, retry_until
+from agentbus.concurrently import at_the_same_time
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
@@ -76,6 +78,29 @@ class AgentOverview:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class AgentsNow:
+    """Agents, and the state of the queue by which their tasks were counted; None where this user may not read it."""
+
+    agents: list[AgentOverview]
+    queue: StreamInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Backlog:
+    """How many tasks agents have in the queue.
+
+    Attributes:
+        counted: the waiting and the unacknowledged tasks of each agent, and what its consumer delivered last.
+        without_consumer: the tasks of the agents without a consumer, which no worker has ever taken tasks for.
+        queue: the state of the queue, if it was read.
+    """
+
+    counted: dict[str, tuple[int, int, int]] = field(default_factory=dict[str, tuple[int, int, int]])
+    without_consumer: dict[str, int] = field(default_factory=dict[str, int])
+    queue: StreamInfo | None = None
+
+
 async def overview_of_agents(bus: Bus, agent: str | None = None) -> list[AgentOverview]:
     """List the agents that have a living worker, a consumer or a waiting task, by name; or `agent` only.
 
@@ -85,27 +110,36 @@ async def overview_of_agents(bus: Bus, agent: str | None = None) -> list[AgentOv
         SetupMissingError: there is no registry on this bus.
         PermissionDeniedError: this user may not read the registry.
     """
-    counted, without_consumer = await _backlog(bus, agent)
-    backlog = {**counted, **{name: (count, 0, 0) for name, count in without_consumer.items()}}
-    workers, by_hand = await present(bus, agent), await operator_pauses(bus)
-    names = sorted({worker.agent for worker in workers} | set(backlog))
-    return [
+    return (await agents_now(bus, agent)).agents
+
+
+async def agents_now(bus: Bus, agent: str | None = None) -> AgentsNow:
+    """List the same with the state of the queue, for one who shows both."""
+    async with at_the_same_time() as group:
+        counting = group.create_task(_backlog(bus, agent))
+        pausing = group.create_task(operator_pauses(bus))
+        workers = await present(bus, agent)
+    found, by_hand = counting.result(), pausing.result()
+    backlog = {**found.counted, **{name: (count, 0, 0) for name, count in found.without_consumer.items()}}
+    of_agents: dict[str, list[Presence]] = {}
+    for worker in workers:
+        of_agents.setdefault(worker.agent, []).append(worker)
+    agents = [
         AgentOverview(
             name,
-            tuple(worker for worker in workers if worker.agent == name),
+            tuple(of_agents.get(name, ())),
             *backlog.get(name, (None, None, 0))[:2],
             by_hand.get(name),
             delivered_seq=backlog.get(name, (None, None, 0))[2],
-            named=name not in without_consumer or any(worker.agent == name for worker in workers),
+            named=name not in found.without_consumer or name in of_agents,
         )
-        for name in names
+        for name in sorted({*of_agents, *backlog})
     ]
+    return AgentsNow(agents, found.queue)
 
 
-async def _backlog(bus: Bus, agent: str | None) -> tuple[dict[str, tuple[int, int, int]], dict[str, int]]:
+async def _backlog(bus: Bus, agent: str | None) -> _Backlog:
     """Count the waiting and the unacknowledged tasks of each agent, with all that are stored now.
-
-    Those of agents without a consumer, which no worker has ever taken tasks for, are counted apart.
 
     The server acknowledges a stored task a moment before it counts it for the consumer. So this reads again, for a
     bounded time, while a consumer counts fewer tasks than the stream holds.
@@ -113,18 +147,21 @@ async def _backlog(bus: Bus, agent: str | None) -> tuple[dict[str, tuple[int, in
     try:
         counted = await _counted(bus, agent)
     except PermissionDeniedError:
-        return {}, {}
+        return _Backlog()
     try:
-        stored = await _stored(bus, agent)
+        queue = await _queue(bus, agent)
+        stored = _stored(queue)
         async for _ in retry_until(deadline_after(_COUNT_TIMEOUT_S), pause_s=_PAUSE_S):
             if all(sum(counts[:2]) >= stored.get(name, 0) for name, counts in counted.items()):
                 break
-            counted, now = await _counted(bus, agent), await _stored(bus, agent)
+            counted, queue = await _counted(bus, agent), await _queue(bus, agent)
             # A worker may have settled some of them, which lowers both numbers.
+            now = _stored(queue)
             stored = {name: min(count, now.get(name, 0)) for name, count in stored.items()}
     except PermissionDeniedError:
-        return counted, {}  # what the stream holds is not for this user to read; the counts are right a moment later
-    return counted, {name: count for name, count in stored.items() if count and name not in counted}
+        return _Backlog(counted)  # what the stream holds is not for this user to read; the counts are right soon
+    without = {name: count for name, count in stored.items() if count and name not in counted}
+    return _Backlog(counted, without, queue)
 
 
 async def _counted(bus: Bus, agent: str | None) -> dict[str, tuple[int, int, int]]:
@@ -145,12 +182,15 @@ async def _counted(bus: Bus, agent: str | None) -> dict[str, tuple[int, int, int
     return found
 
 
-async def _stored(bus: Bus, agent: str | None) -> dict[str, int]:
+async def _queue(bus: Bus, agent: str | None) -> StreamInfo:
+    """Read the state of the queue, with how many messages each subject has: it holds tasks only, of both forms."""
+    return await bus.stream_info(subjects.TASKS_STREAM, subjects_filter=subjects.all_of(agent or "*"))
+
+
+def _stored(queue: StreamInfo) -> dict[str, int]:
     """How many tasks of each agent the stream holds, delivered or not."""
-    wanted = subjects.all_of(agent or "*")  # the stream holds tasks only, of both forms
-    counts = (await bus.stream_info(subjects.TASKS_STREAM, subjects_filter=wanted)).state.subjects or {}
     found: dict[str, int] = {}
-    for subject, count in counts.items():
+    for subject, count in (queue.state.subjects or {}).items():
         if (named := subjects.agent_and_party(subject, "tasks")) is not None:
             found[named[0]] = found.get(named[0], 0) + count
     return found

@@ -1,11 +1,29 @@
-"""Does the same work for many items at a time: the two loops for that, of which one tells each result as it comes."""
+"""Does several things at the same time: different ones in a group, or the same work for many items.
+
+Of the two loops for that, one tells each result as it comes.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+
+@asynccontextmanager
+async def at_the_same_time() -> AsyncGenerator[asyncio.TaskGroup]:
+    """Yield a group for tasks; at its end all of them have ended.
+
+    The first failure cancels the rest and is raised as it is, not in an `ExceptionGroup`: most callers expect one
+    error of ours.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
 
 
 async def concurrently(
@@ -14,9 +32,7 @@ async def concurrently(
     """Call `work` for each item, for at most `at_once` of them at the same time; return the results in order.
 
     Work for an item begins when that for an earlier one has ended, so that many items cost no more at a time than few.
-
-    The first failure cancels the rest and is raised as it is, not in an `ExceptionGroup`: most callers expect one
-    error of ours. Work whose failure must not end the rest returns it in place of raising it.
+    A failure is raised as by `at_the_same_time`. Work whose failure must not end the rest returns it.
     """
     wanted = list(items)
     if len(wanted) == 1:  # spares a task: most calls are for one
@@ -28,12 +44,9 @@ async def concurrently(
         for number, item in left:
             results[number] = await work(item)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(at_once, len(wanted))):
-                group.create_task(lane())
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+    async with at_the_same_time() as group:
+        for _ in range(min(at_once, len(wanted))):
+            group.create_task(lane())
     return [results[number] for number in range(len(wanted))]
 
 

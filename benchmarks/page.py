@@ -19,7 +19,7 @@ from agentbus import Coordinator, connect
 from agentbus.admin.overview import OverviewReader
 from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import GROUP, NO_GROUP, STATE, Headers
+from agentbus.protocol.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, GROUP, NO_GROUP, STATE, Headers
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import queued
 from agentbus.protocol.messages import new_task
@@ -100,7 +100,7 @@ def _waiting(number: int) -> list[_Message]:
     key, entry = TaskKey(agent, task.id), queued(task, "main", "nonce")
     data = entry.model_dump_json(exclude_none=True).encode()
     return [
-        (subjects.state(key), data, {STATE: "queued", GROUP: NO_GROUP}),
+        (subjects.state(key), data, {STATE: "queued", GROUP: NO_GROUP, EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}),
         (subjects.tasks(agent), encode(task.to_json()), {}),
     ]
 

@@ -12,11 +12,12 @@ from typing import Final, TypeVar
 
 from agentbus.admin.needs import Needs, needs_of
 from agentbus.admin.queued_tasks import AgentTasks, QueueHeads, counts_of
-from agentbus.agent_overview import AgentOverview
+from agentbus.agent_overview import AgentOverview, AgentsNow, agents_now
 from agentbus.bus.bounds.fill import coming_to_each, remedy, warning_of
 from agentbus.bus.jetstream_answers import StreamInfo
-from agentbus.bus.reading.ledger_parts import agent_ledgers, parts_in
+from agentbus.bus.reading.ledger_parts import agent_ledgers, name_of, parts_in
 from agentbus.bus.reading.ledger_reader import LedgerReader
+from agentbus.concurrently import at_the_same_time
 from agentbus.coordinator import Coordinator
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
@@ -132,6 +133,18 @@ class BusOverview:
 
 
 @dataclass(frozen=True, slots=True)
+class _StreamsNow:
+    """The streams that are there, and the ledgers of the agents; None where there is one of all, which is `ledger`."""
+
+    streams: list[StreamInfo]
+    ledgers: list[StreamInfo] | None
+
+    @property
+    def ledger(self) -> StreamInfo | None:
+        return next((info for info in self.streams if name_of(info) == subjects.STATE_STREAM), None)
+
+
+@dataclass(frozen=True, slots=True)
 class _TasksNow:
     at: datetime
     agents: list[AgentOverview]
@@ -159,23 +172,19 @@ class OverviewReader:
         """
         bus = self._coordinator
         missing: list[str] = []
-        agents = await self._allowed("agents", bus.overview) or []
-        ledgers = await self._allowed(subjects.STATE_STREAM, lambda: agent_ledgers(bus.bus))
-        names = [name for name in STREAMS if ledgers is None or name != subjects.STATE_STREAM]
-        found = [await self._allowed(name, lambda name=name: self._stream(name, missing)) for name in names]
-        streams = [info for info in found if info is not None]
-        found = await self._tasks_now(ledgers, agents)
+        agents, there = await self._agents_and_streams(missing)
+        found = await self._tasks_now(there, agents)
         return BusOverview(
             at=found.at,
             servers=bus.bus.settings.servers,
             coordinator=bus.agent,
             server_version=bus.bus.server_version,
-            streams=_usages(streams, ledgers),
+            streams=_usages(there.streams, there.ledgers),
             agents=found.agents,
             running=found.running,
             recent=found.settled[: self._recent],
-            warnings=_warnings([*streams, *(ledgers or ())]),
-            missing=missing,
+            warnings=_warnings([*there.streams, *(there.ledgers or ())]),
+            missing=[name for name in STREAMS if name in missing],
             hidden=sorted(self._hidden),
             progress=await last_of_each(bus.bus, [status.record.key for status in found.running]),
             needs=found.needs,
@@ -192,14 +201,41 @@ class OverviewReader:
         """
         agents = await self._coordinator.overview(agent)
         ledgers = await self._allowed(subjects.STATE_STREAM, lambda: agent_ledgers(self._coordinator.bus))
-        found = await self._tasks_now(ledgers, agents)
+        found = await self._tasks_now(_StreamsNow([], ledgers), agents)
         counts = {one.agent: one for one in found.counts}
         return [(one, counts[one.agent]) for one in found.agents if agent in (None, one.agent)]
 
-    async def _tasks_now(self, ledgers: Sequence[StreamInfo] | None, agents: Sequence[AgentOverview]) -> "_TasksNow":
-        working, settled = await self._allowed("tasks", lambda: self._tasks(ledgers, agents)) or ([], [])
+    async def _agents_and_streams(self, missing: list[str]) -> tuple[list[AgentOverview], _StreamsNow]:
+        """Read the agents and the states of the streams, at the same time; each stream once."""
+        async with at_the_same_time() as group:
+            ledger = group.create_task(self._ledger(missing))
+            others = [
+                group.create_task(self._allowed(name, lambda name=name: self._stream(name, missing)))
+                for name in STREAMS
+                if name not in (subjects.STATE_STREAM, subjects.TASKS_STREAM)
+            ]
+            now = await self._allowed("agents", lambda: agents_now(self._coordinator.bus)) or AgentsNow([], None)
+            queue = now.queue or await self._allowed(
+                subjects.TASKS_STREAM, lambda: self._stream(subjects.TASKS_STREAM, missing)
+            )
+        whole, ledgers = ledger.result()
+        found = [queue, whole, *(one.result() for one in others)]
+        by_name = {name_of(info): info for info in found if info is not None}
+        return now.agents, _StreamsNow([by_name[name] for name in STREAMS if name in by_name], ledgers)
+
+    async def _ledger(self, missing: list[str]) -> tuple[StreamInfo | None, list[StreamInfo] | None]:
+        """Return the state of the one ledger of all, or those of the ledgers of the agents."""
+        name = subjects.STATE_STREAM
+        ledgers = await self._allowed(name, lambda: agent_ledgers(self._coordinator.bus))
+        whole = None if ledgers is not None else await self._allowed(name, lambda: self._stream(name, missing))
+        return whole, ledgers
+
+    async def _tasks_now(self, there: _StreamsNow, agents: Sequence[AgentOverview]) -> "_TasksNow":
+        async with at_the_same_time() as group:
+            queue = group.create_task(self._waiting(agents))
+            working, settled = await self._allowed("tasks", lambda: self._tasks(there, agents)) or ([], [])
         lost = [] if "agents" in self._hidden else _lost(working, agents)
-        waiting, own = await self._waiting(agents)
+        waiting, own = queue.result()
         agents = [*agents, *_without_worker(agents, waiting)]
         all_working = "tasks" not in self._hidden and len(working) < _MAX_RUNNING
         counts = counts_of(agents, working, lost=lost, waiting=waiting, all_working=all_working, own=own)
@@ -245,13 +281,13 @@ class OverviewReader:
             return None
 
     async def _tasks(
-        self, ledgers: Sequence[StreamInfo] | None, agents: Sequence[AgentOverview]
+        self, there: _StreamsNow, agents: Sequence[AgentOverview]
     ) -> tuple[list[TaskStatus], list[TaskStatus]]:
         """Return the running tasks and those that were settled last, by one look at the last changes."""
         bus = self._coordinator
         wanted = Wanted(owner=bus.agent if bus.role == "member" else None, asker=bus.agent, with_results=False)
         return await last_changes(
-            LedgerReader(bus.bus, parts_in(bus.bus, ledgers, wanted.subject)),
+            LedgerReader(bus.bus, parts_in(bus.bus, there.ledgers, wanted.subject, whole=there.ledger)),
             bus.bus,
             wanted,
             running=_MAX_RUNNING,
@@ -262,6 +298,8 @@ class OverviewReader:
 
 def _lost(working: Sequence[TaskStatus], agents: Sequence[AgentOverview]) -> list[TaskStatus]:
     """Return the tasks whose worker is gone."""
+    if not working:
+        return []
     alive = {(worker.agent, worker.instance) for agent in agents for worker in agent.workers}
     return [
         status

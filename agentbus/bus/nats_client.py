@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
 from agentbus.bus import nats_contract
-from agentbus.bus.nats_contract import Subscription, errors
+from agentbus.bus.nats_contract import AWAITING_MSG_PAYLOAD, Subscription, errors
+from agentbus.bus.reading.whole_messages import deliver_whole
 from agentbus.bus.write_batching import BatchingClient
 from agentbus.config.connection_settings import Credentials
 from agentbus.config.nkeys import UserKey
@@ -27,6 +28,7 @@ __all__ = ["CertificateWantedError", "Client", "Msg", "NatsError", "NotSecureErr
 NatsError = errors.Error
 
 _NONE_REPEATED: Final[frozenset[str]] = frozenset()
+_LINE_END: Final = 2
 _RELOAD_S: Final = 0.3
 """A server that reads its configuration again refuses valid credentials meanwhile, usually for milliseconds."""
 _PONG_S: Final = 5.0
@@ -95,7 +97,7 @@ class Client(BatchingClient):
         nats_contract.check()
         super().__init__(batch_writes=batch_writes)
         nats_contract.read_as_written(self)
-        self._count_received()
+        self._read_many_at_a_time()
         self._credentials = credentials
         self._tls = tls
         self._tls_always = tls_always
@@ -104,14 +106,23 @@ class Client(BatchingClient):
         self._callbacks: dict[int, MessageCallback] = {}
         self._confirmed_bytes = self._received_bytes = 0
 
-    def _count_received(self) -> None:
-        parse = self._ps.parse
+    def _read_many_at_a_time(self) -> None:
+        """Count what is received, and have nats-py's parser read only what `deliver_whole` leaves."""
+        parser, parse = self._ps, self._ps.parse
 
-        async def counted(data: bytes = b"") -> None:
+        async def read(data: bytes = b"") -> None:
             self._received_bytes += len(data)
-            await parse(data)
+            if parser.state == AWAITING_MSG_PAYLOAD:  # a message of which the parser has the first part
+                missing = max(0, parser.needed + _LINE_END - len(parser.buf))
+                await parse(data[:missing])
+                data = data[missing:]
+            elif parser.buf:  # the beginning of a line
+                data = bytes(parser.buf) + data
+                parser.buf.clear()
+            if left := data[deliver_whole(data, self._deliver) :]:
+                await parse(left)
 
-        self._ps.parse = counted
+        self._ps.parse = read
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
@@ -238,6 +249,9 @@ class Client(BatchingClient):
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:  # as in nats-py, which puts the message into a queue and wakes a task for it
+        self._deliver(sid, subject, reply, data, headers)
+
+    def _deliver(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         callback = self._callbacks.get(sid)
         if callback is None:
             return  # unsubscribed meanwhile

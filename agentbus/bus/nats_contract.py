@@ -26,11 +26,20 @@ try:
     from nats.aio.subscription import Subscription
     from nats.aio.transport import TcpTransport
     from nats.protocol import parser
-    from nats.protocol.parser import Parser
+    from nats.protocol.parser import AWAITING_MSG_PAYLOAD, Parser
 except ImportError as error:
     raise IncompatibleClientError(str(error.name or "nats"), f"cannot be imported ({error})", TESTED) from error
 
-__all__ = ["Msg", "NatsClient", "Subscription", "check", "check_transport", "errors", "read_as_written"]
+__all__ = [
+    "AWAITING_MSG_PAYLOAD",
+    "Msg",
+    "NatsClient",
+    "Subscription",
+    "check",
+    "check_transport",
+    "errors",
+    "read_as_written",
+]
 
 
 class Method(NamedTuple):
@@ -79,6 +88,8 @@ ATTRIBUTES: Final[dict[str, type | None]] = {
     "options": dict,
 }
 """Attributes that `Client.__init__` sets, with the type of the value; None where the value is None."""
+PARSER_ATTRIBUTES: Final[dict[str, type]] = {"buf": bytearray, "needed": int, "state": int}
+"""Attributes that `Parser.__init__` sets, with the type of the value."""
 TRANSPORT_ATTRIBUTES: Final = ("_bare_io_writer", "_io_reader", "_io_writer")
 SERVER_FIELDS: Final = ("uri", "tls_name")
 MESSAGE_FIELDS: Final = ("_client", "subject", "reply", "data", "headers")
@@ -151,6 +162,15 @@ def _check_client(client: NatsClient) -> None:
             raise _broken(f"Client.{name}", "is missing")
         if kind is not None and not isinstance(vars(client)[name], kind):
             raise _broken(f"Client.{name}", f"is not of the type {kind.__name__}")
+    _check_parser(Parser(client))
+
+
+def _check_parser(found: Parser) -> None:
+    for name, kind in PARSER_ATTRIBUTES.items():
+        if not isinstance(vars(found).get(name), kind):
+            raise _broken(f"Parser.{name}", f"is missing, or not of the type {kind.__name__}")
+    if found.state == AWAITING_MSG_PAYLOAD:
+        raise _broken("Parser.state", "says at first that a message is under way")
 
 
 def check_transport(transport: object) -> None:

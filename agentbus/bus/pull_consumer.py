@@ -11,7 +11,7 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Final, Self
 
@@ -24,6 +24,7 @@ from agentbus.protocol.headers import Headers, is_relayed
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.stored_message import StoredMessage
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EXPIRES_S: Final = 30.0
 _HEARTBEAT_S: Final = 5.0
 _LATE_S: Final = _HEARTBEAT_S + 2  # a heartbeat is late then, and the line may be dead
@@ -70,8 +71,7 @@ class Delivery:
     @property
     def stored_at(self) -> datetime:
         """The time at which the server stored the message, by its clock; cut to microseconds, as in other answers."""
-        seconds, rest = divmod(self._nanoseconds, 1_000_000_000)
-        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1_000)
+        return _EPOCH + timedelta(microseconds=self._nanoseconds // 1_000)
 
     @property
     def stored(self) -> StoredMessage:

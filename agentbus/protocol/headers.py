@@ -116,6 +116,14 @@ def _may_be_name(name: str) -> bool:
     return name not in _OF_FIRST_LINE and _NOT_IN_NAME.search(name) is None
 
 
+def is_first(headers: Headers) -> bool:
+    """Tell whether a message was stored as the first one of its subject, as its publisher demanded.
+
+    One without that header may be the first one, too.
+    """
+    return headers.get(EXPECTED_LAST_SUBJECT_SEQUENCE) == "0"
+
+
 def is_relayed(headers: Headers) -> bool:
     """Tell whether a message that a consumer delivered is a copy that the server was made to store.
 

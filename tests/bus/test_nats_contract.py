@@ -20,10 +20,11 @@ from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 from nats.protocol import parser
+from nats.protocol.parser import Parser
 
 from agentbus.bus import nats_client, nats_contract, write_batching
 from agentbus.bus.jetstream import connect
-from agentbus.bus.nats_contract import Method
+from agentbus.bus.nats_contract import AWAITING_MSG_PAYLOAD, Method
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.schema import NatsSection
 from agentbus.errors import IncompatibleClientError
@@ -55,8 +56,8 @@ def made_otherwise(owner: Any, name: str, value: Any = None) -> Patch:
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         make = owner.__init__
 
-        def init(self: Any) -> None:
-            make(self)
+        def init(self: Any, *args: Any) -> None:
+            make(self, *args)
             setattr(self, f"{name}_renamed", getattr(self, name))
             delattr(self, name)
             if value is not None:
@@ -120,6 +121,14 @@ def changes() -> dict[str, tuple[str, Patch]]:
         found[f"Msg.{name} renamed"] = ("Msg", field_renamed(Msg, name))
     for name in nats_contract.ERRORS:
         found[f"{name} renamed"] = (f"nats.errors.{name}", renamed(nats.errors, name))
+    return found | changes_of_the_parser()
+
+
+def changes_of_the_parser() -> dict[str, tuple[str, Patch]]:
+    found = {"state begins otherwise": ("Parser.state", made_otherwise(Parser, "state", AWAITING_MSG_PAYLOAD))}
+    for name in nats_contract.PARSER_ATTRIBUTES:
+        found[f"Parser.{name} renamed"] = (f"Parser.{name}", made_otherwise(Parser, name))
+        found[f"Parser.{name} of another type"] = (f"Parser.{name}", made_otherwise(Parser, name, object()))
     return found
 
 

@@ -43,6 +43,14 @@ async def fill(bus: Coordinator, count: int, agent: str = "code") -> list[str]:
     return ids
 
 
+async def give_back(bus: Coordinator, task_ids: list[str], agent: str = "code") -> None:
+    """Write the entries of queued tasks again, as workers do that give them back."""
+    for task_id in task_ids:
+        record = await Ledger(bus.bus).read(TaskKey(agent, task_id))
+        assert isinstance(record, Record)
+        await Ledger(bus.bus).write(record.key, record.entry, revision=record.revision)
+
+
 def ids(found: TaskList) -> list[str]:
     return [status.task_id for status in found.tasks]
 
@@ -142,7 +150,7 @@ async def test_a_search_stops_when_its_time_is_over_and_goes_on_from_its_cursor(
 async def test_reading_queued_tasks_for_cancelled_ones_stops_when_the_time_is_over(coordinator: Coordinator) -> None:
     await publish(coordinator, "old")
     await coordinator.task("old").cancel()
-    await fill(coordinator, 40)
+    await give_back(coordinator, await fill(coordinator, 40))
     found, cursor, calls = list[str](), None, 0
     while not calls or cursor is not None:
         page = await coordinator.list_tasks(state="cancelled", search_s=0, cursor=cursor)
@@ -150,6 +158,28 @@ async def test_reading_queued_tasks_for_cancelled_ones_stops_when_the_time_is_ov
         assert page.left in (None, 41 - 16 * (calls + 1))
         found, cursor, calls = found + ids(page), page.cursor, calls + 1
     assert (found, calls) == (["old"], 3)
+
+
+async def test_queued_tasks_that_were_never_changed_are_not_read_to_find_cancelled_ones(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(coordinator, "old", "older")
+    await coordinator.task("old").cancel()
+    await fill(coordinator, 40)
+    read: list[str] = []
+    last_message = coordinator.bus.last_message
+
+    async def counted(stream: str, subject: str):
+        read.append(subject)
+        return await last_message(stream, subject)
+
+    monkeypatch.setattr(coordinator.bus, "last_message", counted)
+    assert ids(await coordinator.list_tasks(state="cancelled")) == ["old"]
+    assert read == [subjects.state(TaskKey("code", "old"))]
+    read.clear()
+    shown = await OverviewReader(coordinator).read()
+    assert [status.task_id for status in shown.recent] == ["old"]
+    assert {*read} == {subjects.state(TaskKey("code", name)) for name in ("old", "older")}  # both are in the queue
 
 
 async def test_a_full_page_of_matches_can_be_followed_by_more(coordinator: Coordinator) -> None:

@@ -39,6 +39,11 @@ class Part(NamedTuple):
     info: StreamInfo | None = None
 
 
+def ends_of(part: Part) -> tuple[int, int] | None:
+    """Return the sequences of the first and of the newest message of its stream, if its state was read."""
+    return (max(1, part.info.state.first_seq), part.info.state.last_seq) if part.info is not None else None
+
+
 @dataclass(slots=True)
 class _Known:
     """What a connection knows of the ledger.
@@ -165,10 +170,16 @@ async def ledger_parts(bus: Bus, subject: str) -> list[Part]:
     return parts_in(bus, await agent_ledgers(bus), subject)
 
 
-def parts_in(bus: Bus, ledgers: Sequence[StreamInfo] | None, subject: str) -> list[Part]:
-    """Return the same of what `agent_ledgers` has read, for a filter that means those of all agents."""
+def parts_in(
+    bus: Bus, ledgers: Sequence[StreamInfo] | None, subject: str, *, whole: StreamInfo | None = None
+) -> list[Part]:
+    """Return the same of what `agent_ledgers` has read, for a filter that means those of all agents.
+
+    Args:
+        whole: where there is one ledger of all, its state, if that was read.
+    """
     if ledgers is None:
-        return [Part(subjects.STATE_STREAM, subject)]
+        return [Part(subjects.STATE_STREAM, subject, whole)]
     parties = [(party, info) for info in ledgers if (party := agent_of_ledger(info)) is not None]
     return _not_hidden(bus, [Part(ledger_of(party), narrowed(subject, party), info) for party, info in parties])
 

@@ -11,7 +11,7 @@ from typing import Final, Self
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import count_after, count_from
 from agentbus.bus.reading.backwards import GROWTH, BackwardsReader, Keep, Read, Window
-from agentbus.bus.reading.ledger_parts import Part, ledger_parts
+from agentbus.bus.reading.ledger_parts import Part, ends_of, ledger_parts
 from agentbus.bus.reading.merging import MergedReader, time_at
 from agentbus.concurrently import concurrently
 from agentbus.errors import PermissionDeniedError, SetupMissingError
@@ -138,9 +138,10 @@ class _Single:
 
     def __init__(self, bus: Bus, part: Part, keep: Keep) -> None:
         self._reader = BackwardsReader(bus, part.stream, part.subject, keep)
+        self._ends = ends_of(part)
 
     async def start(self, before: int | None) -> None:
-        await self._reader.start(before)
+        await self._reader.start(before, self._ends)
 
     @property
     def done(self) -> bool:

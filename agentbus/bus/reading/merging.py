@@ -16,7 +16,7 @@ from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.reading.backwards import GROWTH, BackwardsReader, Keep, Read, Window
-from agentbus.bus.reading.ledger_parts import Part, hide
+from agentbus.bus.reading.ledger_parts import Part, ends_of, hide
 from agentbus.bus.reading.newest import may_be_asked, read_between
 from agentbus.concurrently import concurrently
 from agentbus.errors import MessageError, PermissionDeniedError, SetupMissingError
@@ -299,8 +299,7 @@ class MergedReader:
         return window.read if window is not None else 0
 
     async def _start(self, one: _Stream) -> None:
-        state = one.part.info.state if one.part.info is not None else None
-        ends = (max(1, state.first_seq), state.last_seq) if state is not None else None
+        ends = ends_of(one.part)
         if one.top is not None and ends is not None:
             await one.reader.start(one.top, ends, later=one.later)
             one.started = True

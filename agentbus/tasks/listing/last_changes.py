@@ -9,7 +9,7 @@ from agentbus.bus.jetstream import Bus
 from agentbus.bus.reading.backwards import Read
 from agentbus.bus.reading.ledger_reader import LedgerReader
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import STATE
+from agentbus.protocol.headers import STATE, is_first
 from agentbus.tasks.listing.task_list import read_listed
 from agentbus.tasks.listing.wanted import Wanted
 from agentbus.tasks.status import TaskStatus
@@ -19,9 +19,9 @@ _FIRST_OF_SEVERAL: Final = 50
 _MOST: Final = 1_000
 """How many entries are looked at, about: running tasks are among them, for they renew their leases. A look that went on
 where there are none would cost more, the more tasks there are."""
-_MOST_UNSURE: Final = 100
-"""How many queued tasks are read to find those that were cancelled before they started."""
-_AT_ONCE: Final = 16
+_MOST_QUEUED: Final = 100
+"""How many queued tasks are passed over to find those that were settled: behind them may be any number of others."""
+_AT_ONCE: Final = _MOST_QUEUED // 2
 
 
 @dataclass(slots=True)
@@ -39,14 +39,14 @@ class _Look:
     most_settled: int
     running: list[TaskStatus] = field(default_factory=list[TaskStatus])
     settled: list[TaskStatus] = field(default_factory=list[TaskStatus])
-    unsure: int = 0
+    queued: int = 0
     in_work: dict[str, int] = field(default_factory=dict[str, int])
     all_known: bool = False
 
     @property
     def has_settled(self) -> bool:
         """Whether there are as many settled ones as are wanted, or no more are looked for."""
-        return len(self.settled) >= self.most_settled or self.unsure > _MOST_UNSURE
+        return len(self.settled) >= self.most_settled or self.queued > _MOST_QUEUED
 
     @property
     def has_running(self) -> bool:
@@ -62,11 +62,16 @@ class _Look:
         self.in_work = {agent: count for agent, count in in_work.items() if count is not None}
         self.all_known = 0 < len(in_work) == len(self.in_work)
 
+    @property
+    def expected(self) -> int | None:
+        """How many entries are wanted at most, if that is known: those that may run, and those that are settled."""
+        return self.most_settled + sum(self.in_work.values()) + 1 if self.all_known else None
+
     def done_with(self, entries: Sequence[Read]) -> list[str]:
         """Return the agents of which nothing more is wanted after these entries: all that may run was found."""
         for entry in entries:
-            task = subjects.parse_state(entry.subject)
-            if task is not None and task.agent in self.in_work and entry.headers.get(STATE) == "working":
+            task = subjects.parse_state(entry.subject) if entry.headers.get(STATE) == "working" else None
+            if task is not None and task.agent in self.in_work:
                 self.in_work[task.agent] -= 1
         return [agent for agent, left in self.in_work.items() if left <= 0] if self.has_settled else []
 
@@ -77,15 +82,20 @@ class _Look:
     async def add_settled(self, entries: Sequence[Read]) -> None:
         for first in range(0, len(entries), _AT_ONCE):
             batch = entries[first : first + _AT_ONCE]
-            self.unsure += sum(one.headers.get(STATE) in (None, "queued") for one in batch)
+            self.queued += sum(one.headers.get(STATE) in (None, "queued") for one in batch)
             if self.has_settled:
                 return
-            self.settled += [one for one in await self._read(batch) if one.settled]
+            self.settled += [one for one in await self._read([*filter(_may_be_settled, batch)]) if one.settled]
 
     async def _read(self, entries: Sequence[Read]) -> list[TaskStatus]:
         """Read the entries that can be read."""
         found = await read_listed(self.bus, entries, self.wanted)
         return [one for one in found if isinstance(one, TaskStatus)]
+
+
+def _may_be_settled(entry: Read) -> bool:
+    """Whether an entry may be that of a settled task: a queued one that was changed may have been cancelled."""
+    return entry.headers.get(STATE) != "queued" or not is_first(entry.headers)
 
 
 async def last_changes(
@@ -113,7 +123,8 @@ async def last_changes(
     look, examined = _Look(bus, wanted, running, settled), 0
     look.expect(in_work or {})
     # Of several streams, many are read for the few entries of each that are wanted.
-    first, most = (min(_FIRST, settled + 1), _FIRST_OF_SEVERAL) if reader.divided else (_FIRST, _MOST)
+    one_of_all = (min(_FIRST, look.expected or _FIRST), _MOST)
+    first, most = (min(_FIRST, settled + 1), _FIRST_OF_SEVERAL) if reader.divided else one_of_all
     async with aclosing(reader.windows(keep=wanted.may_be, count=first, most=most)) as windows:
         async for window in windows:
             examined += len(window.messages)

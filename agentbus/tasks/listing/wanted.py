@@ -5,7 +5,7 @@ from typing import Any, Protocol, Self
 
 from agentbus.bus.reading.backwards import Read
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import GROUP, STATE
+from agentbus.protocol.headers import GROUP, STATE, is_first
 from agentbus.protocol.ledger_entry import TERMINAL, State
 from agentbus.protocol.listed.labels import group_name
 from agentbus.protocol.roles import Role
@@ -89,7 +89,7 @@ class Wanted:
     def may_be(self, entry: Read) -> bool:
         """Whether an entry may be shown. A queued one may be cancelled: the request stands in its value only."""
         state = entry.headers.get(STATE)
-        if state is not None and not self._may_be_in(state):
+        if state is not None and not self._may_be_in(state, entry):
             return False
         if self.group is not None and entry.headers.get(GROUP, self.group) != self.group:
             return False
@@ -100,9 +100,11 @@ class Wanted:
             return task is None or task.owner == self.owner
         return True
 
-    def _may_be_in(self, state: str) -> bool:
-        if self.state is not None and state not in (self.state, "queued" if self.state == "cancelled" else None):
-            return False
+    def _may_be_in(self, state: str, entry: Read) -> bool:
+        if self.state is not None and state != self.state:
+            was_changed = state == "queued" and not is_first(entry.headers)
+            if self.state != "cancelled" or not was_changed:
+                return False
         return not (self.settled and state not in TERMINAL) and not (self.is_open and state in TERMINAL)
 
     def is_met_by(self, found: TaskStatus) -> bool:
