@@ -12,7 +12,8 @@ from agentbus.cli.options import FOLDER, AgentId, config_option, output_option
 from agentbus.cli.output import json_line, line, remark, table, tabular
 
 if TYPE_CHECKING:
-    from agentbus.provision.services.manager import ManagerName, ServiceStatus
+    from agentbus.provision.services.manager import ManagerName, ServiceManager, ServiceStatus
+    from agentbus.provision.services.worker_service import WorkerService
 
 _MANAGERS: Final = ("systemd", "systemd-user", "launchd", "supervisor")
 
@@ -48,6 +49,12 @@ Examples:
 @config_option("Configuration of the worker; default: where `agentbus worker run` looks.", "config_file")
 @_manager_options
 @click.option("--user", help="User of the worker, for systemd and supervisor. [default: agentbus]")
+@click.option(
+    "--directory",
+    type=FOLDER,
+    help="Where the agent works; kept when it is installed again.  [default: the home of the user; see also folder in "
+    "[agent]]",
+)
 @click.option("--print", "print_only", is_flag=True, help="Print the unit and change nothing.")
 @click.option("--no-start", is_flag=True, help="Write the unit, and print the commands that start it.")
 def install(
@@ -55,6 +62,7 @@ def install(
     manager: "ManagerName | None",
     folder: Path | None,
     user: str | None,
+    directory: Path | None,
     *,
     print_only: bool,
     no_start: bool,
@@ -70,11 +78,15 @@ def install(
     found = config_file or lazy.loading.worker_file()
     assert found is not None, "it was loaded"
     worker = lazy.worker_service.make_worker_service(config, found, chosen.user(user))
+    unit = chosen.unit_file(worker.name, folder)
+    if (starts_in := _folder(chosen, worker, unit, directory)) is not None:
+        worker = lazy.worker_service.make_worker_service(config, found, worker.user, starts_in)
     text = chosen.render(worker)
+    for warning in chosen.warnings(worker):
+        remark(f"warning: {warning}")
     if print_only:
         line(text.removesuffix("\n"))
         return
-    unit = chosen.unit_file(worker.name, folder)
     changed = chosen.write(unit, text)
     remark(f"{unit}: {'written' if changed else 'unchanged'}")
     if no_start:
@@ -82,10 +94,32 @@ def install(
         remark("start it with:\n" + "\n".join(f"  {' '.join(step)}" for step in steps))
     else:
         chosen.start(unit)
-    for hint in chosen.hints(worker):
+    for hint in [*_where(worker), *chosen.hints(worker)]:
         remark(hint)
     if not no_start:
         _show([chosen.status(unit)])
+
+
+def _folder(chosen: "ServiceManager", worker: "WorkerService", unit: Path, directory: Path | None) -> Path | None:
+    """Return the folder in which the worker starts: the one that is named, or that an earlier installation named."""
+    if directory is None:
+        return chosen.kept_folder(unit, worker)
+    if worker.config.agent.folder is not None:
+        raise click.UsageError("The configuration says where the agent works: folder in [agent]; leave out --directory")
+    if not directory.is_dir():
+        raise click.UsageError(f"{directory} is no folder")
+    return directory
+
+
+def _where(worker: "WorkerService") -> list[str]:
+    """Say where the agent works, where nothing but a default says it."""
+    config = worker.config
+    if config.agent.folder or config.worker.workdir or config.has_repository:
+        return []
+    if worker.folder is not None:
+        return [f"the agent works in {worker.folder}"]
+    home = lazy.worker_service.home_of(worker.user)
+    return [f"the agent works in {home}; --directory FOLDER, or folder in [agent], has it work elsewhere"]
 
 
 @service.command(

@@ -36,12 +36,19 @@ class Launchd(ServiceManager):
         unit |= {
             "Label": label_of(service.name),
             "ProgramArguments": service.command,
-            "WorkingDirectory": str(home),
+            "WorkingDirectory": str(service.folder or home),
             "EnvironmentVariables": {"PATH": service.path("/opt/homebrew/bin")},
             "ExitTimeOut": service.stop_s,
             "StandardErrorPath": str(home / ".agentbus" / f"{service.name}.stderr.log"),
         }
         return plistlib.dumps(unit, sort_keys=False).decode()
+
+    def folder_in(self, text: str) -> str | None:
+        """Return the folder in which the service of a unit starts."""
+        try:
+            return plistlib.loads(text.encode()).get("WorkingDirectory")
+        except (ValueError, plistlib.InvalidFileException):
+            return None
 
     def start_commands(self, unit: Path) -> Commands:
         """Return the commands that load a unit and restart it."""

@@ -1,6 +1,7 @@
 """The interface of a service manager, and the code that all managers share."""
 
 import getpass
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ ManagerName = Literal["systemd", "systemd-user", "launchd", "supervisor"]
 Commands = list[list[str]]
 
 _SERVICE_USER: Final = "agentbus"
+_STARTS_IN: Final = re.compile(r"^(?:WorkingDirectory|directory)=(.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,29 @@ class ServiceManager(ABC):
         """
         return wanted or _SERVICE_USER
 
+    def warnings(self, service: WorkerService) -> list[str]:
+        """Return what will keep a service from its work, as far as it is seen before it starts."""
+        del service
+        return []
+
+    def folder_in(self, text: str) -> str | None:
+        """Return the folder in which the service of a unit starts, as the unit has it."""
+        found = _STARTS_IN.search(text)
+        return found[1] if found else None
+
     # -- shared -------------------------------------------------------------------------------------------------
 
     def unit_file(self, service: str, folder: Path | None = None) -> Path:
         """Return the path of a service's unit, in the usual folder or in another one."""
         return (folder or self.unit_folder()) / self.unit_name(service)
+
+    def kept_folder(self, unit: Path, service: WorkerService) -> Path | None:
+        """Return the folder that an earlier installation has named in the unit; None if it has named none."""
+        try:
+            earlier = self.folder_in(unit.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return None
+        return None if earlier is None or earlier == self.folder_in(self.render(service)) else Path(earlier)
 
     def write(self, unit: Path, text: str) -> bool:
         """Write a unit, replacing an earlier one; returns whether it differs from that.

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from agentbus.provision.services.manager import Commands, ManagerName, ServiceManager
 from agentbus.provision.services.manager_command import run
+from agentbus.provision.services.unit_access import cannot_be_read
 from agentbus.provision.services.unit_templates import unit_template, with_keys
 from agentbus.provision.services.worker_service import WorkerService, home_of
 
@@ -30,7 +31,7 @@ class Supervisor(ServiceManager):
         keys = {
             "command": " ".join(service.command),
             "user": service.user,
-            "directory": str(home),
+            "directory": str(service.folder or home),
             "environment": f'HOME="{home}",USER="{service.user}",PATH="{service.path()}"',
             "stopwaitsecs": str(service.stop_s),
         }
@@ -57,3 +58,7 @@ class Supervisor(ServiceManager):
     def hints(self, service: WorkerService) -> list[str]:
         """Say where the log is."""
         return [f"its log: supervisorctl tail -f {service.name} stderr"]
+
+    def warnings(self, service: WorkerService) -> list[str]:
+        """Say what the user of the service cannot read."""
+        return cannot_be_read(service, private_tmp=False)

@@ -7,6 +7,7 @@ from typing import ClassVar, Final
 from agentbus.config.home import in_home, in_home_if_any
 from agentbus.provision.services.manager import Commands, ManagerName, ServiceManager, current_user_only
 from agentbus.provision.services.manager_command import run
+from agentbus.provision.services.unit_access import cannot_be_read
 from agentbus.provision.services.unit_templates import unit_template, with_keys
 from agentbus.provision.services.worker_service import WorkerService, home_of
 
@@ -32,13 +33,20 @@ class Systemd(ServiceManager):
         """Return the unit."""
         home = home_of(service.user)
         config = service.config
-        own = [home, config.worker.state_dir, config.log.dir, config.worker.workdir]
+        own = [
+            home,
+            config.worker.state_dir,
+            config.log.dir,
+            config.worker.workdir,
+            config.agent.folder,
+            service.folder,
+        ]
         paths = [_as_user(path, home) for path in own if path is not None]
         writable = sorted({str(path) for path in paths if path == home or not path.is_relative_to(home)})
         keys = {
             **_common_keys(service),
             "User": service.user,
-            "WorkingDirectory": str(home),
+            "WorkingDirectory": str(service.folder or home),
             # The dash lets systemd start the service before the folder exists.
             "ReadWritePaths": " ".join(f"-{path}" for path in writable),
         }
@@ -73,6 +81,10 @@ class Systemd(ServiceManager):
         """Say where the log is."""
         return [f"its log: journalctl -u {service.name} -f"]
 
+    def warnings(self, service: WorkerService) -> list[str]:
+        """Say what the user of the service cannot read, in its sandbox."""
+        return cannot_be_read(service, private_tmp=True)
+
 
 class SystemdUser(Systemd):
     """The user manager of systemd: workers run as that user, and end at logout unless lingering is on."""
@@ -90,7 +102,15 @@ class SystemdUser(Systemd):
 
     def render(self, service: WorkerService) -> str:
         """Return the unit."""
-        return with_keys(unit_template("systemd/user/agentbus-worker.service"), _common_keys(service))
+        keys = _common_keys(service)
+        if service.folder is not None:
+            keys["WorkingDirectory"] = str(service.folder)
+        return with_keys(unit_template("systemd/user/agentbus-worker.service"), keys)
+
+    def warnings(self, service: WorkerService) -> list[str]:
+        """Return nothing: it runs as the user who installs it, without a sandbox."""
+        del service
+        return []
 
     def hints(self, service: WorkerService) -> list[str]:
         """Say where the log is, and that the service ends at logout unless lingering is on."""

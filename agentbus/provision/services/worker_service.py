@@ -24,12 +24,18 @@ _UNSAFE: Final = re.compile(r"[\s\"'\\%$;,#]")
 
 @dataclass(frozen=True, slots=True)
 class WorkerService:
-    """A worker, and what a service manager needs to run it."""
+    """A worker, and what a service manager needs to run it.
+
+    Attributes:
+        folder: where the worker starts, and with it the agent command unless its configuration says where; None for the
+            home of the user.
+    """
 
     config: WorkerConfig
     config_file: Path
     program: Path
     user: str
+    folder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -59,16 +65,19 @@ class WorkerService:
         return ":".join(dict.fromkeys(folders))
 
 
-def make_worker_service(config: WorkerConfig, config_file: Path, user: str) -> WorkerService:
+def make_worker_service(
+    config: WorkerConfig, config_file: Path, user: str, folder: Path | None = None
+) -> WorkerService:
     """Return the service of a configuration, run by the agentbus that runs now.
 
     Raises:
         ConfigError: a path has a character that needs quoting, which differs from manager to manager; or one in the
             configuration is relative, and the service would look for it in another folder.
     """
-    service = WorkerService(config, config_file.absolute(), program_of(), user)
-    for path in (service.program, service.config_file, config.worker.state_dir, config.log.dir):
-        if unsafe := _UNSAFE.search(str(path)):
+    folder = None if folder is None else folder.absolute()
+    service = WorkerService(config, config_file.absolute(), program_of(), user, folder)
+    for path in (service.program, service.config_file, config.worker.state_dir, config.log.dir, folder):
+        if path is not None and (unsafe := _UNSAFE.search(str(path))):
             raise ConfigError(f"{path} has {unsafe.group()!r} in it; move it to a path without blanks, quotes or %")
     for key, path in _paths(config):
         if not path.is_absolute():
@@ -101,7 +110,12 @@ def _paths(config: WorkerConfig) -> Iterator[tuple[str, Path]]:
         yield "chat_cmd", program
     nats = config.nats
     files = {key: getattr(nats, key) for key in (*SECRET_FILES, "ca_file", "cert_file", "key_file")}
-    folders = {"state_dir": config.worker.state_dir, "workdir": config.worker.workdir, "dir in [log]": config.log.dir}
+    folders = {
+        "folder": config.agent.folder,
+        "state_dir": config.worker.state_dir,
+        "workdir": config.worker.workdir,
+        "dir in [log]": config.log.dir,
+    }
     yield from ((key, path) for key, path in {**files, **folders}.items() if path is not None)
 
 
