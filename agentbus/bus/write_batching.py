@@ -1,7 +1,8 @@
-"""Writes to the server in batches: all messages of one iteration of the event loop go into one write.
+"""Writes to the server in batches: the first message of an iteration of the event loop at once, the others together.
 
 nats-py wakes a task for each message. A write costs several times as much as building the message, and the server has
-to read it. With `batch_writes=False`, nats-py writes each message in its own way.
+to read it. But a message that waits for no other gains nothing from the next iteration, which may first do what takes
+longer than the write. With `batch_writes=False`, nats-py writes each message in its own way.
 """
 
 import asyncio
@@ -92,11 +93,17 @@ class BatchingClient(NatsClient):
         return None
 
     def _schedule_write(self, *, flush: bool) -> None:
-        """Write at the next iteration of the event loop, or up to a millisecond later without `flush`."""
+        """Write now, and what follows until the next iteration of the event loop then.
+
+        Without `flush`, write up to a millisecond later.
+        """
+        if self._write_soon is not None:
+            return
         loop = asyncio.get_running_loop()
         if flush:
-            self._write_soon = self._write_soon or loop.call_soon(self._write)
-        elif self._write_soon is None:
+            self._write()
+            self._write_soon = loop.call_soon(self._write)
+        else:
             self._write_later = self._write_later or loop.call_later(_DELAY_S, self._write)
 
     def _write(self) -> None:
