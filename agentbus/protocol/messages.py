@@ -261,9 +261,11 @@ def new_task(
         **({GROUP: group_name(group)} if group is not None else {}),
     }
     data = encode(fields)
-    task = decode_task(data)  # as a reader will see it: what cannot be carried fails here, not on the bus
-    if not isinstance(content, str):  # keys that are not strings become such, and may be equal then
-        refuse_changes(data)
+    if isinstance(content, str):  # what was encoded is read as it was
+        task = _validate(Task, fields)
+    else:
+        task = decode_task(data)  # as a reader will see it: what cannot be carried fails here, not on the bus
+        refuse_changes(data)  # keys that are not strings become such, and may be equal then
     if any(not char.isprintable() for char in task_type):
         raise MessageError("task_type must not hold control characters")
     return task
@@ -340,7 +342,8 @@ def _check_carriable(value: Json, levels: int = MAX_TASK_DEPTH) -> None:
             raise MessageError(f"not a valid task: nested deeper than {MAX_TASK_DEPTH} levels")
         inner = cast("dict[str, Json]", value).values() if isinstance(value, dict) else cast("list[Json]", value)
         for item in inner:
-            _check_carriable(item, levels - 1)
+            if not isinstance(item, str):  # as most are, in each task that is read
+                _check_carriable(item, levels - 1)
 
 
 _M = TypeVar("_M", bound=BaseModel)

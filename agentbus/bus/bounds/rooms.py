@@ -132,6 +132,8 @@ class Rooms:
         questions, self._open = self._open, []
         if again:
             questions = [(one, self._memory.ask(one)) for one in self._questions if self._memory.may_ask(one)]
+        if not questions:
+            return None
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 for question, looking in questions:

@@ -32,6 +32,8 @@ MAX_SUMMARY_BYTES: Final = 768
 """A longer summary is left out, and the entry read whole; every entry pays for its header."""
 _SUMMARY_ERROR_CHARS: Final = 160
 """More than a list shows of an error: the MCP server 120."""
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
+"""In ASCII: a line end in a text would be one in the headers."""
 
 
 class Summary(BaseModel):
@@ -95,8 +97,7 @@ def summary_of(entry: Entry) -> str | None:
 
 
 def _written(values: dict[str, Json]) -> str:
-    # In ASCII: a line end in a text would be one in the headers.
-    return json.dumps({key: value for key, value in values.items() if value is not None}, separators=(",", ":"))
+    return _ENCODER.encode({key: value for key, value in values.items() if value is not None})
 
 
 def read_summary(message: StoredMessage) -> Record | None:

@@ -14,6 +14,8 @@ from typing import Final, Literal, TypeAlias
 
 from agentbus.visible_text import one_line
 
+log = logging.getLogger("agentbus.worker")
+
 LogFormat: TypeAlias = Literal["text", "json"]
 
 _BARE: Final = re.compile(r"[^\s\"=\\]+")
@@ -35,7 +37,6 @@ class TaskLog:
     """
 
     def __init__(self, task_id: str, **known: object) -> None:
-        self._logger = logging.getLogger("agentbus.worker")
         self._fields: dict[str, object] = {"task_id": task_id, **known}
 
     def add(self, **known: object) -> None:
@@ -59,11 +60,10 @@ class TaskLog:
         self._log(logging.ERROR, message, args, known)
 
     def _log(self, level: int, message: str, args: tuple[object, ...], known: dict[str, object]) -> None:
-        logger = self._logger
-        if logger.isEnabledFor(level):
-            record = logging.LogRecord(logger.name, level, "", 0, message, args, None)
+        if log.isEnabledFor(level):
+            record = logging.LogRecord(log.name, level, "", 0, message, args, None)
             record.fields = {**known, **self._fields}
-            logger.handle(record)
+            log.handle(record)
 
 
 class LineFormatter(logging.Formatter):
