@@ -32,8 +32,10 @@ class BegunSteps:
         running = asyncio.create_task(steps)
         self._callers[running] = asyncio.current_task()
         running.add_done_callback(self._forget)
+        ended = asyncio.get_running_loop().create_future()  # cancelling it cancels nothing of what it waits for
+        running.add_done_callback(lambda _: ended.done() or ended.set_result(None))
         try:
-            await asyncio.wait((running,))  # cancelling this cancels nothing of what it waits for
+            await ended
         except asyncio.CancelledError:
             self._given_up.add(running)
             running.add_done_callback(_report)

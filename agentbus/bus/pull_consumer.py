@@ -376,10 +376,12 @@ class PullConsumer:
 
 
 async def wait_until(event: asyncio.Event, due: float) -> None:
-    """Wait for an event, or until a time of the loop; a time that is over already lets other tasks run once."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout_at(due):
-            await event.wait()
+    """Wait for an event, or until a time of the loop, at which it is set; then other tasks have run at least once."""
+    timer = asyncio.get_running_loop().call_at(due, event.set)
+    try:
+        await event.wait()
+    finally:
+        timer.cancel()
 
 
 async def _nak(delivery: Delivery) -> None:

@@ -77,12 +77,16 @@ def publishing(agent: str, task_id: str, size: int) -> AbstractContextManager[No
 
     Its parent is the current span, else the one that started this process and told it so in the environment.
     """
-    started_by = carried({name: os.environ[name.upper()] for name in _NAMES if name.upper() in os.environ})
+    started_by = carried(_of_this_process()) if "TRACEPARENT" in os.environ else {}
     if not started_by and _API not in sys.modules:
         return nullcontext()
     from agentbus.observability import spans
 
     return spans.publishing(started_by, agent, task_id, size)
+
+
+def _of_this_process() -> dict[str, str]:
+    return {name: os.environ[name.upper()] for name in _NAMES if name.upper() in os.environ}
 
 
 def processing(

@@ -61,7 +61,10 @@ def group_in(headers: Headers) -> str | None:
 def first_words(content: Json) -> str:
     """Return the beginning of a content as one line without control characters; bounded in characters and in bytes."""
     text = content if isinstance(content, str) else _as_json(content)
-    words = " ".join("".join(char if char.isprintable() else " " for char in text[:_LOOKED_AT]).split())
+    looked_at = text[:_LOOKED_AT]
+    if not looked_at.isprintable():
+        looked_at = "".join(char if char.isprintable() else " " for char in looked_at)
+    words = " ".join(looked_at.split())
     cut = words[:MAX_ABOUT_CHARS]
     if len(words) > MAX_ABOUT_CHARS or len(text) > _LOOKED_AT:
         cut = words[: MAX_ABOUT_CHARS - 1].rstrip() + "…"

@@ -130,7 +130,7 @@ async def task_command(
             settings = await write_settings(own_tmp, agent, conversation.answered, threads=disk.folders, stop=stop)
             values = {**_values(task, prompt, file, workdir, settings), **conversation.values}
             words = _words(config, task, conversation, values, silent=not prompt)
-            artifacts = own_tmp / ARTIFACTS_FOLDER
+            artifacts = _artifacts_in(own_tmp)
             own = _own(own_tmp, artifacts, conversation, inputs)
             env = {**_environment(agent, task, attempt, workdir), **own}
             side_file = await side_file_of_run(
@@ -303,6 +303,12 @@ def _environment(agent: AgentSection, task: Task, attempt: Attempt, workdir: Pat
         "AGENTBUS_ATTEMPT": str(attempt.number),
         **({"AGENTBUS_WORKDIR": str(workdir)} if workdir else {}),
     }
+
+
+@functools.lru_cache(maxsize=64)
+def _artifacts_in(folder: Path) -> Path:
+    """Return the folder of artifacts in a temporary folder, which one quick run after the other may get."""
+    return folder / ARTIFACTS_FOLDER
 
 
 def _own(tmp: Path, artifacts: Path, conversation: "Conversation", inputs: Path | None) -> dict[str, str]:
