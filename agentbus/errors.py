@@ -259,7 +259,15 @@ class TooLargeError(BusError):
 
 
 class WrongRevisionError(BusError):
-    """A compare-and-set was refused: the key has changed since it was read."""
+    """A compare-and-set was refused: the key has changed since it was read.
+
+    Attributes:
+        revision: what the key had when it was refused, by the word of the server that decides; 0 where it told none.
+    """
+
+    def __init__(self, message: str, *, revision: int = 0) -> None:
+        super().__init__(message)
+        self.revision = revision
 
 
 class FileMissingError(BusError):

@@ -12,6 +12,7 @@ from agentbus.errors import (
     TooLargeError,
     WrongRevisionError,
 )
+from agentbus.protocol import headers
 
 _WRONG_REVISION: Final = 10071
 _UNDECIDED: Final = 10164
@@ -43,8 +44,8 @@ def error_of(fault: dict[str, Any], subject: str) -> BusError:
     """Make the error of ours for the `error` in an answer to a request on `subject`."""
     code, number = int(fault.get("code") or 0), int(fault.get("err_code") or 0)
     text = str(fault.get("description") or "no reason given")
-    if number in (_WRONG_REVISION, _UNDECIDED):
-        return WrongRevisionError(f"{subject} has changed meanwhile")
+    if number in (_WRONG_REVISION, _UNDECIDED):  # the first ends with the revision that the key has: `sequence: 7`
+        return WrongRevisionError(f"{subject} has changed meanwhile", revision=_number_behind(text))
     if number == _IN_PROCESS:
         return BusUnavailableError(f"the servers have not agreed on a message for {subject} yet; it may become stored")
     if number in _NO_LEADER:
@@ -70,3 +71,7 @@ def error_of(fault: dict[str, Any], subject: str) -> BusError:
     if number == 10054:
         return TooLargeError(f"the stream refused the message for {subject}: {text}; nothing was stored")
     return ApiError(text, code, number)
+
+
+def _number_behind(text: str) -> int:
+    return headers.number(text.rpartition(" ")[2]) or 0

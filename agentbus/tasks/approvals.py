@@ -145,8 +145,8 @@ async def _reserve(bus: Bus, record: Record, sender: str) -> Record | None:
             )
         try:
             return await _note_answer(bus, record, sender)
-        except WrongRevisionError:
-            changed = await Ledger(bus).read_newer(record.key, record.revision)
+        except WrongRevisionError as refusal:
+            changed = await Ledger(bus).read_refused(record.key, record.revision, refusal)
             if not isinstance(changed, Record) or changed.revision == record.revision:
                 raise
             record = changed

@@ -162,11 +162,11 @@ async def _candidates(bus: Bus, task_id: str, *patterns: str, by_sequence: bool 
 
 
 async def _add_undivided(bus: Bus, parts: Sequence[Part], candidates: _Candidates, *, by_sequence: bool) -> None:
-    """Read from the one stream, and where a replica of it may lag behind, from its leader."""
+    """Read from the one stream, a second time where a replica of it may lag behind."""
     for part in parts if by_sequence else ():
         await _add_stored(bus, part, candidates)
     for part in parts if not candidates else ():
-        await _add_stored_at_the_leader(bus, part, candidates)
+        await _add_through_a_consumer(bus, part, candidates)
 
 
 async def _add_of_agents(bus: Bus, parts: Sequence[Part], candidates: _Candidates) -> None:
@@ -203,8 +203,8 @@ async def _add_stored(bus: Bus, part: Part, candidates: _Candidates) -> None:
             seq = stored.seq + 1
 
 
-async def _add_stored_at_the_leader(bus: Bus, part: Part, candidates: _Candidates) -> None:
-    """Read the same through a consumer, which sees every acknowledged write."""
+async def _add_through_a_consumer(bus: Bus, part: Part, candidates: _Candidates) -> None:
+    """Read the same through a consumer, which lies on another replica as a rule, and is made a moment later."""
     with suppress(PermissionDeniedError):
         async with OrderedConsumer(bus, part.stream, part.subject, after=0) as consumer:
             async for message in consumer.backlog():

@@ -4,7 +4,7 @@ JetStream's acknowledgements are neither durable nor fencing; this one key decid
 the whole result message, so that any reader can publish the result again under the same id.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
@@ -33,7 +33,8 @@ class Ledger:
     async def read(self, key: TaskKey) -> Record | NoEntry:
         """The present entry of a task.
 
-        Another replica of the server may lag behind and answer with an older one; only a write decides.
+        In a cluster it may be an older one: the replica that answers may lag behind, by milliseconds as a rule and
+        without a bound. It may show an entry that was taken back, or not show a new one. Only a write decides.
 
         Raises:
             CorruptEntryError: the key holds something that is not an entry.
@@ -55,6 +56,30 @@ class Ledger:
         async for _ in retry_until(deadline_after(timeout_s), _LAG_PAUSE_S):
             found = await self.read(key)
             if found.revision > revision:
+                break
+        return found
+
+    async def read_refused(
+        self, key: TaskKey, revision: int, refusal: WrongRevisionError, *, timeout_s: float = LAG_TIMEOUT_S
+    ) -> Record | NoEntry:
+        """Read the entry for which a write at `revision` was refused: as it was then, or newer; see `read_newer`."""
+        return await self.read_newer(key, max(revision, refusal.revision - 1), timeout_s=timeout_s)
+
+    async def read_known(self, key: TaskKey, as_new: Callable[[Record], bool] = lambda _: True) -> Record | NoEntry:
+        """Read an entry that was written before: again for `Bus.lag_s`, while a replica lags behind.
+
+        Then this is what the server says: the entry may be gone.
+
+        Args:
+            as_new: whether an entry is as new as what is known of it.
+
+        Raises:
+            CorruptEntryError, SetupMissingError: see `read`.
+        """
+        found: Record | NoEntry = NoEntry()
+        async for _ in retry_until(deadline_after(self._bus.lag_s), _LAG_PAUSE_S):
+            found = await self.read(key)
+            if isinstance(found, Record) and as_new(found):
                 break
         return found
 
@@ -99,13 +124,16 @@ class Ledger:
         await self._bus.store(subjects.state(key), b"", expected_revision=revision, headers={KV_OPERATION: "DEL"})
 
     async def create(self, key: TaskKey, entry: Entry) -> Record | int:
-        """Make the entry unless there is one: returns the revision of the new entry, or the entry that is there."""
+        """Make the entry unless there is one: returns the revision of the new entry, or the entry that is there.
+
+        An entry that a replica still shows, and that was taken back before, is not there.
+        """
         revision = 0
         while True:
             try:
                 return await self.write(key, entry, revision=revision)
-            except WrongRevisionError:
-                found = await self.read_newer(key, revision)
+            except WrongRevisionError as refusal:
+                found = await self.read_refused(key, revision, refusal)
                 if isinstance(found, Record):
                     return found
                 if found.revision == revision:

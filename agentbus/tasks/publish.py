@@ -31,6 +31,7 @@ PUBLICATION_S: Final = 60.0
 """How long one publication may take, with all that is repeated while a server starts or elects a leader."""
 LOST_AFTER_S: Final = 2 * PUBLICATION_S
 """How long an entry is queued, unchanged, before a task without a message is lost: no publication takes so long."""
+_TAKE_BACK_PAUSE_S: Final = 0.5
 RESULT_RESERVE_BYTES: Final = 80 * 1024
 """A result embeds its task. It needs this much more: 64 KiB for the head of the output, its own fields, headers."""
 _OF_NEW_ENTRY: Final = frozenset(
@@ -65,7 +66,8 @@ async def publish(bus: Bus, task: Task, publisher: str) -> Published:
     open whether the task was stored, and where the queue has lost a task: then it is stored again.
 
     A caller that is cancelled leaves no half of a publication behind: it is taken back as long as its message was not
-    sent, and finished from then on; see `BegunSteps.finish`.
+    sent, and finished from then on; see `BegunSteps.finish`. The log tells where the bus did not answer for that. Which
+    it was, publishing again tells; a look at the ledger of a cluster may show what was taken back.
 
     Raises:
         TaskConflictError: the id is taken by a task with other content.
@@ -120,7 +122,7 @@ async def _publish(bus: Bus, task: Task, key: TaskKey, data: bytes) -> Published
     else:
         revision = made
     if bus.begun.given_up:  # no caller waits for a task that is not on its way yet
-        await _remove_entry(ledger, key, revision)
+        await _take_back(bus, task, key, revision)
         raise asyncio.CancelledError
     try:
         await _store_new(bus, key, data, entry, revision)
@@ -274,8 +276,8 @@ async def _write_queued(
         entry = entry.model_copy(update={"publication": publication})
         try:
             return entry, await ledger.write(key, entry, revision=revision)
-        except WrongRevisionError:
-            found = await ledger.read_newer(key, revision)
+        except WrongRevisionError as refusal:
+            found = await ledger.read_refused(key, revision, refusal)
             if found.revision == revision:
                 raise
             revision = found.revision
@@ -300,8 +302,8 @@ async def keep_queued(bus: Bus, record: Record) -> Record | NoEntry:
             await ledger.write(found.key, found.entry, revision=found.revision)
         except PermissionDeniedError:
             pass
-        except WrongRevisionError:
-            newer = await ledger.read_newer(found.key, found.revision)
+        except WrongRevisionError as refusal:
+            newer = await ledger.read_refused(found.key, found.revision, refusal)
             if newer.revision == found.revision:
                 raise
             if not isinstance(newer, Record):
@@ -315,6 +317,25 @@ async def keep_queued(bus: Bus, record: Record) -> Record | NoEntry:
 def max_task_bytes(bus: Bus) -> int:
     """Return the size of the largest task that this bus can carry, with the result that will embed it."""
     return max(0, bus.max_message_bytes - RESULT_RESERVE_BYTES)
+
+
+async def _take_back(bus: Bus, task: Task, key: TaskKey, revision: int) -> None:
+    """Remove the entry of a publication whose caller has gone, also while the servers of a cluster elect a leader.
+
+    Raises:
+        BusError: it may be left, and then nothing will run it.
+    """
+    while True:
+        try:
+            await Ledger(bus).remove(key, revision=revision)
+        except WrongRevisionError:
+            pass  # an attempt whose answer was lost has removed it, or another party has taken the task on
+        except BusUnavailableError as error:
+            if bus.closed:
+                raise _unsure(task, str(error)) from error
+            await asyncio.sleep(_TAKE_BACK_PAUSE_S)
+            continue
+        return
 
 
 async def _remove_entry(ledger: Ledger, key: TaskKey, revision: int) -> None:

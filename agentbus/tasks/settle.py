@@ -104,10 +104,10 @@ async def compare_and_set(
     """
     try:
         stored = await ledger.write(key, entry, revision=revision, timeout_s=timeout_s, flush=flush)
-    except WrongRevisionError:
+    except WrongRevisionError as refusal:
         if vacant_at_once and isinstance(found := await ledger.read(key), NoEntry):
             return Vacant(found.revision)
-        return on_refusal(entry, await ledger.read_newer(key, revision, timeout_s=lag_timeout_s))
+        return on_refusal(entry, await ledger.read_refused(key, revision, refusal, timeout_s=lag_timeout_s))
     return Won(entry, stored)
 
 

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+from agentbus.bus.jetstream import Bus
+from agentbus.protocol import subjects
 from support.relay import Relay, relayed
 
 _LONGEST_LINE = 2**24
@@ -21,6 +23,17 @@ class Whole(bytes):
 def unknown(_: bytes) -> bytes:
     """The server has no such message, as a replica says that lags behind."""
     return Whole(b"NATS/1.0 404 Message Not Found\r\n\r\n")
+
+
+async def as_now(bus: Bus, stream: str, subject: str) -> Change:
+    """The newest message of a subject is the one of now, whatever is stored later, as for a replica that lags behind.
+
+    Of answers to direct gets that name the subject.
+    """
+    found = await bus.request(subjects.last_of(stream, subject))
+    head = "".join(f"{name}: {text}\r\n" for name, text in (found.headers or {}).items())
+    whole = Whole(f"NATS/1.0\r\n{head}\r\n".encode() + found.data)
+    return lambda _: whole
 
 
 def lost(_: bytes) -> None:

@@ -100,8 +100,9 @@ class Cluster:
         ca = self.folder.path / "tls" / "ca.pem"
         return {"url": ",".join(urls), "ca_file": ca, **credential_of(self.folder, party)}
 
-    def settings(self, party: str) -> ConnectionSettings:
-        section = CoordinatorNatsSection.model_validate(self.nats(party))
+    def settings(self, party: str, *, first: int = 0) -> ConnectionSettings:
+        """How one party connects, first of all to one of the servers."""
+        section = CoordinatorNatsSection.model_validate(self.nats(party, first=first))
         return connection_settings(section, agent=party, name=f"test {party}", reconnect_wait_s=0.1)
 
     @asynccontextmanager
@@ -110,8 +111,8 @@ class Cluster:
             yield bus
 
     @asynccontextmanager
-    async def coordinator(self) -> AsyncGenerator[Coordinator]:
-        async with connect(self.settings(subjects.COORDINATOR)) as bus:
+    async def coordinator(self, *, first: int = 0) -> AsyncGenerator[Coordinator]:
+        async with connect(self.settings(subjects.COORDINATOR, first=first)) as bus:
             yield Coordinator(bus, subjects.COORDINATOR)
 
     async def set_up(self, *, replicas: int, lease_s: float) -> None:

@@ -21,6 +21,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from support.agreement import agreed, ledger, queue
+from support.altered_link import altered_link, at_first
 from support.cut import Cutter
 from support.harness import SUPPORT, eventually, run_python
 from support.mcp_harness import settle
@@ -200,6 +201,36 @@ async def test_what_a_cancelled_call_had_begun_and_could_not_finish_is_logged(
     await coordinator.bus.begun.wait()
     assert "could not be finished: the second step was refused" in caplog.text
     assert not coordinator.bus.begun.any
+
+
+@pytest.mark.parametrize("unanswered", [3, 1_000], ids=["answered at last", "never answered"])
+async def test_what_is_taken_back_is_removed_until_that_is_answered_and_logged_where_it_never_is(
+    server: NatsServer, coordinator: Coordinator, caplog: pytest.LogCaptureFixture, unanswered: int
+):
+    unreadable, removals = at_first(unanswered, lambda _: b"{}"), list[bytes]()
+
+    def answer(data: bytes) -> bytes | None:
+        if not call.cancelling():  # the entry is there
+            call.cancel()
+            return data
+        removals.append(data)
+        return unreadable(data)
+
+    async with altered_link(server.url) as link:
+        async with connect(link.url) as main:
+            link.changes[subjects.state(TaskKey("code", "job"))] = answer
+            call = asyncio.ensure_future(main.publish("code", "x", task_id="job"))
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            await eventually(lambda: len(removals) >= 2, "it is removed again")
+            while unanswered == 3 and main.bus.begun.any:
+                await main.bus.begun.wait()
+        if unanswered == 3:
+            assert (len(removals), caplog.text) == (4, "")
+        else:
+            unsure = "the task job may or may not be queued"
+            await eventually(lambda: unsure in caplog.text, "the log says that it may be left")
+    await agreed(coordinator)
 
 
 @pytest.mark.usefixtures("signals_of_a_terminal")

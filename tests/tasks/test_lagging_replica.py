@@ -10,12 +10,16 @@ from agentbus import Coordinator, connect
 from agentbus.bus import jetstream
 from agentbus.errors import TaskNotFoundError, WrongRevisionError
 from agentbus.protocol import subjects
-from agentbus.protocol.ledger_entry import NoEntry, Record
+from agentbus.protocol.ledger_entry import NoEntry, Record, queued
+from agentbus.protocol.messages import new_task
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
+from agentbus.tasks.events.own_events import open_events
 from agentbus.tasks.ledger import Ledger
-from support.altered_link import AlteredLink, altered_link, at_first, refused, unknown
+from support.altered_link import AlteredLink, altered_link, as_now, at_first, refused, unknown
+from support.asking_worker import asking
 from support.harness import BOUND_S
+from support.mcp_harness import settle
 
 READ = f"$JS.API.DIRECT.GET.{subjects.STATE_STREAM}"
 
@@ -82,6 +86,58 @@ async def test_a_repeated_publication_is_recognized_through_a_lagging_replica(
     again = await main.publish("code", "x", task_type="test", task_id="job")
     assert again.known
     assert (await coordinator.bus.stream_info(subjects.TASKS_STREAM)).state.messages == 1
+
+
+async def taken_back(main: Coordinator, coordinator: Coordinator, link: AlteredLink) -> None:
+    """Have the replica behind the link show the task `job`, which was taken back."""
+    key, task = TaskKey("code", "job"), new_task(to="code", content="x", task_type="test", task_id="job")
+    revision = await Ledger(coordinator.bus).create(key, queued(task, "main", "given-up"))
+    assert isinstance(revision, int)
+    shown = await as_now(coordinator.bus, subjects.STATE_STREAM, subjects.state(key))
+    await Ledger(coordinator.bus).remove(key, revision=revision)
+    link.changes[READ] = at_first(3, shown)
+    assert (await main.task("job", agent="code").status()).state == "queued", "so far a read shows it"
+    link.changes[READ] = at_first(3, shown)
+
+
+@pytest.mark.parametrize("content", ["x", "something else"])
+async def test_an_id_that_was_taken_back_is_free_though_a_replica_still_shows_its_task(
+    link: AlteredLink, main: Coordinator, coordinator: Coordinator, content: str
+):
+    await taken_back(main, coordinator, link)
+    published = await main.publish("code", content, task_type="test", task_id="job")
+    assert not published.known
+    found = await Ledger(coordinator.bus).read(TaskKey("code", "job"))
+    assert isinstance(found, Record)
+    assert found.entry.digest == published.message.digest()
+    assert (await coordinator.bus.stream_info(subjects.TASKS_STREAM)).state.messages == 1
+
+
+async def test_an_entry_that_was_written_before_is_read_until_the_replica_has_it(
+    link: AlteredLink, main: Coordinator, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(jetstream, "_LAG_S", 0.3)
+    ledger, key = Ledger(main.bus), TaskKey("code", "job")
+    assert await ledger.read_known(key) == NoEntry()
+    task = await coordinator.publish("code", "x", task_id="job")
+    link.changes[READ] = at_first(2, unknown)
+    assert isinstance(await ledger.read_known(key), Record)
+    link.changes[READ] = at_first(2, await as_now(coordinator.bus, subjects.STATE_STREAM, subjects.state(key)))
+    await settle(coordinator, "job", task=task.message)
+    found = await ledger.read_known(key, lambda record: record.entry.terminal)
+    assert isinstance(found, Record)
+    assert found.entry.state == "completed"
+
+
+async def test_a_question_is_told_though_the_replica_that_is_asked_does_not_have_it_yet(
+    link: AlteredLink, main: Coordinator, coordinator: Coordinator
+):
+    run, state = await asking(coordinator, "job"), subjects.state(TaskKey("code", "job"))
+    async with open_events(main.bus, "main") as events, asyncio.timeout(BOUND_S):
+        await events.opened()
+        link.changes[READ] = at_first(2, await as_now(coordinator.bus, subjects.STATE_STREAM, state))
+        await run.ask()
+        assert (await events.next()).kind == "asks"
 
 
 async def test_a_refused_write_of_an_absent_entry_is_an_error_and_queues_nothing(

@@ -153,18 +153,18 @@ class OwnEvents:
         assert key is not None, "others are not noted"
         record = read_summary(delivery.stored) if delivery.headers.get(STATE) in _OVER else None
         if record is None:
-            record = await self._record(key)
+            record = await self._record(key, delivery.stream_seq)
         if record is not None:
             self._found.extend(self._events_of(record))
         if self._changed.get(delivery.subject) is delivery:
             del self._changed[delivery.subject]
         self.position.reach(delivery.stored_at)
 
-    async def _record(self, key: TaskKey) -> Record | None:
-        """Read an entry; None where there is none that can be read."""
+    async def _record(self, key: TaskKey, revision: int = 0) -> Record | None:
+        """Read an entry at this revision or later; None where there is none that can be read."""
         while True:
             try:
-                found = await self._ledger.read(key)
+                found = await self._ledger.read_newer(key, revision - 1, timeout_s=self._bus.lag_s)
             except CorruptEntryError:
                 return None
             except PermissionDeniedError:

@@ -163,11 +163,11 @@ def _perhaps_missing(records: Iterable[Record], messages: dict[str, int]) -> set
 
 
 async def _entry_now(bus: Bus, key: TaskKey) -> Record | NoEntry:
-    """Read an entry with all that was acknowledged by now."""
+    """Read an entry once more, after the queue was; the compare-and-set that settles it decides."""
     try:
         if not bus.clustered:
             return await Ledger(bus).read(key)
-        # The replica that answers may lag behind. A consumer sees every acknowledged write.
+        # The replica that answers may lag behind. A consumer lies on another one as a rule, and is made a moment later.
         part = await part_of(bus, subjects.state(key))
         async with OrderedConsumer(bus, part.stream, part.subject, after=0) as consumer:
             async for message in consumer.backlog():

@@ -7,13 +7,12 @@ from typing import Final
 import anyio
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.concurrently import concurrently
 from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import ArgumentError, BusUnavailableError, CorruptEntryError, PermissionDeniedError
 from agentbus.protocol import subjects
-from agentbus.protocol.ledger_entry import NoEntry, Record
-from agentbus.protocol.subjects import COORDINATOR, TaskKey
+from agentbus.protocol.ledger_entry import NoEntry
+from agentbus.protocol.subjects import COORDINATOR
 from agentbus.tasks.inbox import InboxMessage
 from agentbus.tasks.ledger import Ledger
 from agentbus_mcp.operations.output import OutputPart, beginnings, is_unsure
@@ -28,7 +27,6 @@ _BATCH_S: Final = 0.2
 """How long to wait for messages that arrive together with the first."""
 _CHECK_S: Final = 3.0
 """How long one message may take to check; after that it counts as unverified."""
-_LAG_PAUSE_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +120,8 @@ async def _check(coordinator: Coordinator, message: InboxMessage) -> CheckedMess
     if message.forgery is not None:
         return CheckedMessage(message, visible(message.forgery), in_ledger=False)
     try:
-        record = await _read_settled(coordinator.bus, key)
+        # It was committed before its result was published.
+        record = await Ledger(coordinator.bus).read_known(key, lambda one: one.entry.terminal)
     except (CorruptEntryError, PermissionDeniedError, BusUnavailableError) as error:
         return CheckedMessage(message, visible(str(error)))
     if isinstance(record, NoEntry):
@@ -132,16 +131,6 @@ async def _check(coordinator: Coordinator, message: InboxMessage) -> CheckedMess
         return CheckedMessage(message, status=status if is_unsure(status) else None)
     has = "another result" if record.entry.terminal else "no result"
     return CheckedMessage(message, f"the ledger has {has} of this task")
-
-
-async def _read_settled(bus: Bus, key: TaskKey) -> Record | NoEntry:
-    """Read an entry whose result was published. It was committed first, but a replica may not know it yet."""
-    record: Record | NoEntry = NoEntry()
-    async for _ in retry_until(deadline_after(bus.lag_s), _LAG_PAUSE_S):
-        record = await Ledger(bus).read(key)
-        if isinstance(record, Record) and record.entry.terminal:
-            break
-    return record
 
 
 async def _check_cursor(bus: Bus, cursor: int) -> None:

@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentbus.errors import BusUnavailableError, CannotContinueError
+from agentbus.errors import BusUnavailableError
 from agentbus.protocol import subjects
-from agentbus.protocol.ledger_entry import NoEntry, Record
+from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from support.harness import worker_toml
@@ -25,7 +25,8 @@ from system.chaos.faults import Fault
 from system.chaos.fleet import Events, Fleet, Replica
 from system.chaos.ground import Ground, OneServer, ThreeServers
 from system.chaos.person import Person
-from system.chaos.plan import ASKER, EDITOR, FRAGILE_WORKER, PROGRAMS, TALKER, Plan, PlannedTask
+from system.chaos.plan import ASKER, EDITOR, FRAGILE_WORKER, PROGRAMS, TALKER, Plan
+from system.chaos.publisher import Publisher
 from system.chaos.reruns import NONE, begun_during, counts, reruns
 from system.chaos.users import RIGHTS
 from system.chaos.verdict import Account, check, executions, longest_recovery, longest_silence_s, recovery_after_restart
@@ -55,16 +56,13 @@ class Storm:
         self._uses = folder / "uses"
         self._programs = {agent: Program(folder / "programs" / agent) for agent in plan.all_agents}
         self._ground: Ground = (ThreeServers if plan.copies > 1 else OneServer)(plan, folder, self._events)
-        self._published: set[str] = set()
-        self._is_published: dict[str, asyncio.Event] = {task.task_id: asyncio.Event() for task in self._tasks}
-        self._retries = 0
-        self._seen: dict[str, str] = {}
         self._watched: list[tuple[int, float, str]] = []
         self._seen_all = asyncio.Event()
         self._unsettled = {task.task_id: task for task in self._tasks}
         self._quiet_since = 0.0
         self._coordinator: Coordinator
         self._person: Person
+        self._publisher: Publisher
 
     async def run(self) -> Account:
         """Run the whole storm. Defer no process behind, also after an error."""
@@ -74,10 +72,12 @@ class Storm:
             async with self._ground.coordinator() as self._coordinator:
                 await self._prepare()
                 fleet.start()
-                self._person = Person(self._coordinator, self._events, self._plan.seed + 2, self._insist)
+                self._publisher = Publisher(self._coordinator, self._tasks, self._events, self._plan.storm_s)
+                self._person = Person(self._coordinator, self._events, self._plan.seed + 2, self._publisher.insist)
                 beside = [self._watch(), self._tell(), *([self._person.run()] if self._plan.questions else [])]
                 async with _while_running(*beside):
-                    await self._blow(fleet)
+                    with self._publisher.listening():
+                        await self._blow(fleet)
                     await self._settle()
                     await self._watched_all()
                     wrong = await fleet.end()
@@ -151,75 +151,10 @@ class Storm:
         """Publish all tasks and commit all faults, each at its time."""
         async with asyncio.TaskGroup() as group:
             for task in self._tasks:
-                group.create_task(self._publish(task))
+                group.create_task(self._publisher.publish(task))
             for fault in self._faults:
                 group.create_task(self._strike(fault, fleet))
         self._say(f"{self._clock()}  the storm is over; waiting for every task to be settled")
-
-    async def _publish(self, task: PlannedTask) -> None:
-        await asyncio.sleep(task.at_s)
-        if task.continues is not None:
-            await self._is_published[task.continues].wait()
-        if task.impatient_s is not None:
-            await self._publish_and_give_up(task, task.impatient_s)
-        if task.impatient_s is None or not (task.relies and await self._knows(task)):
-            await self._insist(lambda: self._publish_once(task))
-        self._published.add(task.task_id)
-        self._is_published[task.task_id].set()
-        if task.again:
-            await self._insist(lambda: self._publish_once(task))
-        if task.cancel_after_s is not None:
-            await asyncio.sleep(task.cancel_after_s)
-            await self._insist(lambda: self._cancel(task))
-
-    async def _publish_once(self, task: PlannedTask) -> None:
-        if task.continues is not None:
-            before = self._coordinator.task(task.continues, agent=task.agent)
-            await before.follow_up(task.content, payload_format="json", task_id=task.task_id)
-            return
-        await self._coordinator.publish(
-            task.agent, task.content, task_type="chaos", payload_format="json", task_id=task.task_id
-        )
-
-    async def _publish_and_give_up(self, task: PlannedTask, after_s: float) -> None:
-        """Cancel a publication anywhere between the ledger and the task stream."""
-        try:
-            async with asyncio.timeout(after_s):
-                await self._publish_once(task)
-        except (TimeoutError, BusUnavailableError):
-            self._retries += 1
-
-    async def _knows(self, task: PlannedTask) -> bool:
-        """Whether the bus has a task, once what was begun for it is finished or taken back."""
-        while self._coordinator.bus.begun.any:
-            await self._coordinator.bus.begun.wait()
-        found = list[Record | NoEntry]()
-
-        async def read() -> None:
-            found.append(await Ledger(self._coordinator.bus).read(TaskKey(task.agent, task.task_id)))
-
-        await self._insist(read)
-        return isinstance(found[-1], Record)
-
-    async def _cancel(self, task: PlannedTask) -> None:
-        status = await self._coordinator.task(task.task_id, agent=task.agent).cancel("chaos")
-        self._seen[task.task_id] = status.state
-        self._events.note("cancel", f"{task.task_id} found {status.state}")
-
-    async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Again with the same id for as long as the bus is unavailable, and for no other error.
-
-        A follow-up is refused, too, while no worker of its agent is alive: for less time than the storm takes.
-        """
-        deadline = time.monotonic() + self._plan.storm_s
-        while True:
-            try:
-                return await step()
-            except (BusUnavailableError, CannotContinueError) as error:
-                if isinstance(error, CannotContinueError) and time.monotonic() > deadline:
-                    raise
-                self._retries += 1
-                await asyncio.sleep(_RETRY_S)
 
     async def _strike(self, fault: Fault, fleet: Fleet) -> None:
         await asyncio.sleep(fault.at_s)
@@ -282,9 +217,9 @@ class Storm:
         self._began = time.time()
         while True:
             await asyncio.sleep(_PROGRESS_S)
-            count = self._events.counts.get
+            count, published = self._events.counts.get, len(self._publisher.published)
             self._say(
-                f"{self._clock()}  published {len(self._published)}/{len(self._tasks)}, results {len(self._watched)}, "
+                f"{self._clock()}  published {published}/{len(self._tasks)}, results {len(self._watched)}, "
                 f"executions {len(executions(self._record))}; killed {count('kill', 0)}, stopped {count('stop', 0)}, "
                 f"terminated {count('term', 0)}, server killed {count('server', 0)}, cut {count('cut', 0)}, "
                 f"rights refused {count('rights', 0)}, unread {count('unread', 0)}, vanished {count('vanish', 0)}"
@@ -328,7 +263,7 @@ class Storm:
     async def _account(self, fleet: Fleet, wrong: list[str]) -> Account:
         ran = executions(self._record)
         async with self._ground.administrator() as administrator:
-            account = await check(self._coordinator, administrator, self._tasks, ran, self._seen)
+            account = await check(self._coordinator, administrator, self._tasks, ran, self._publisher.seen)
         account.wrong += [*wrong, *await self._person.faults(self._tasks, self._uses)]
         stored = {name: at for _, at, name in self._watched}
         if (missed := int(account.numbers["results"]) - len(stored)) or len(stored) < len(self._watched):
@@ -342,8 +277,8 @@ class Storm:
         account.numbers |= {
             "questions answered": count("answer", 0),
             "answers that came late": count("late answer", 0),
-            "cancel wishes": sum(1 for state in self._seen.values() if state in ("working", "cancelled")),
-            "publisher retries": self._retries,
+            "cancel wishes": sum(1 for state in self._publisher.seen.values() if state in ("working", "cancelled")),
+            "publisher retries": self._publisher.retries,
             "workers killed": count("kill", 0),
             "workers died at a bad moment": count("died", 0),
             "workers stopped": count("stop", 0),

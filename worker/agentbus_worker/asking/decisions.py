@@ -69,7 +69,7 @@ async def decision_of(incoming: Incoming, ledger: Ledger) -> Decision | None:
     decided = said.get("decision")
     if asked is None or decided not in ("approved", "denied"):
         return None
-    found: Record | NoEntry = await ledger.read(asked)
+    found: Record | NoEntry = await ledger.read_known(asked, lambda record: record.entry.terminal)
     result = found.entry.result if isinstance(found, Record) else None
     if result is None or result.get("status") != "needs_approval":
         return None

@@ -228,7 +228,7 @@ class OwnPlace:
         why = f"the task {wanted.task} {found.why}"
         if found.code != "session_gone" or not wanted.fresh:
             return Refusal(why, found.code)
-        earlier = await self._ledger.read(wanted.earlier(incoming.key.agent))
+        earlier = await self._ledger.read_known(wanted.earlier(incoming.key.agent))
         return Beginning(why, earlier if isinstance(earlier, Record) else None)
 
     async def _given_up(self, found: Elsewhere, wanted: Continuation, delivery: Delivery) -> Gone:
@@ -275,7 +275,7 @@ class OwnPlace:
 
     async def _earlier(self, wanted: Continuation) -> Record | NoEntry | None:
         key = earlier_of(wanted, self._config.agent.id)
-        return None if key is None else await self._ledger.read(key)
+        return None if key is None else await self._ledger.read_known(key)
 
 
 def _user() -> str:

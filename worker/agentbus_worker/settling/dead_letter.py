@@ -20,6 +20,7 @@ from agentbus.protocol.headers import (
     DEAD_WORKER,
     LEDGER_REVISION,
     MSG_ID,
+    REVISION,
     number,
 )
 from agentbus.protocol.json_codec import Json, decode, encode
@@ -165,9 +166,10 @@ async def _settle_task(
 
     Returns False if the ledger has no entry of the task.
     """
+    written = _entry_written_at(delivery)
     while True:
         try:
-            found = await context.ledger.read(key)
+            found = await context.ledger.read_newer(key, written - 1, timeout_s=context.bus.lag_s)
         except CorruptEntryError as error:
             base, revision = _replacement_entry(task, inbox), error.revision
             left_s = await context.lease_monitor.lease_left_s(key, revision, error.changed_at, context.lease_s)
@@ -185,6 +187,11 @@ async def _settle_task(
             raise _LeaseHeldError(max(SHORTEST_NAK_S, left_s))
         if isinstance(await settle_in_a_size_that_is_taken(context.bus, key, base, result, revision), Won):
             return True
+
+
+def _entry_written_at(delivery: Delivery) -> int:
+    """Return the revision that the publisher gives of the entry of a message; 0 where it gives none."""
+    return number(delivery.headers.get(REVISION, "") or delivery.headers.get(LEDGER_REVISION, "")) or 0
 
 
 def _is_message_of(delivery: Delivery, record: Record) -> bool:
