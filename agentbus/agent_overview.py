@@ -12,7 +12,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.parties.control_entry import OperatorPause
 from agentbus.tasks.agent_pauses import operator_pauses
-from agentbus.tasks.presence import PausedWorker, Presence, present
+from agentbus.tasks.presence import PausedWorker, Presence, Seen, present
 
 _COUNT_TIMEOUT_S: Final = 1.0
 """The server counts within milliseconds; a count that stays behind must not keep the overview back."""
@@ -113,12 +113,12 @@ async def overview_of_agents(bus: Bus, agent: str | None = None) -> list[AgentOv
     return (await agents_now(bus, agent)).agents
 
 
-async def agents_now(bus: Bus, agent: str | None = None) -> AgentsNow:
-    """List the same with the state of the queue, for one who shows both."""
+async def agents_now(bus: Bus, agent: str | None = None, *, seen: Seen | None = None) -> AgentsNow:
+    """List the same with the state of the queue, for one who shows both; `seen`: see `present`."""
     async with at_the_same_time() as group:
         counting = group.create_task(_backlog(bus, agent))
         pausing = group.create_task(operator_pauses(bus))
-        workers = await present(bus, agent)
+        workers = await present(bus, agent, seen=seen)
     found, by_hand = counting.result(), pausing.result()
     backlog = {**found.counted, **{name: (count, 0, 0) for name, count in found.without_consumer.items()}}
     of_agents: dict[str, list[Presence]] = {}

@@ -1,13 +1,13 @@
 """What of a bus needs a person: questions, lost tasks, agents that take none, and failures, in this order."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from agentbus.agent_overview import AgentOverview
 from agentbus.protocol.json_codec import Json, encode
-from agentbus.tasks.questions.asked import asked_by
+from agentbus.tasks.questions.asked import AskedQuestion
 from agentbus.tasks.status import TaskStatus
 
 NeedKind = Literal["question", "approval", "lost", "paused", "no_worker", "failed"]
@@ -59,10 +59,12 @@ class Needs:
     Attributes:
         named: the most urgent kind first; of each kind at most `MOST_OF_A_KIND`.
         counts: how many there are of each kind that there is.
+        asked: the questions of both kinds, also those that are not named.
     """
 
     named: list[Need]
     counts: dict[NeedKind, int]
+    asked: list[AskedQuestion] = field(default_factory=list[AskedQuestion])
 
     @property
     def more(self) -> int:
@@ -72,7 +74,7 @@ class Needs:
 
 def needs_of(
     agents: Sequence[AgentOverview],
-    working: Sequence[TaskStatus],
+    asked: Sequence[AskedQuestion],
     settled: Sequence[TaskStatus],
     *,
     lost: Collection[TaskStatus],
@@ -82,42 +84,33 @@ def needs_of(
     """Find what needs a person.
 
     Args:
-        working: the tasks that workers have claimed.
-        settled: those that were settled last.
-        lost: those of `working` whose worker is gone.
+        asked: the questions that wait for a person.
+        settled: the tasks that were settled last.
+        lost: those that workers have claimed which are gone.
         queued: how many tasks of an agent no worker runs.
     """
-    found = [need for status in working for need in _of_questions(status)]
+    found = [_of_question(one) if one.question is not None else _of_approval(one.status) for one in asked]
     found += [_of_lost(status, agents) for status in lost]
     found += [need for agent in agents for need in _of_agent(agent, queued.get(agent.agent, 0))]
-    found += _of_settled(settled, now)
-    return _in_order(found)
+    found += [
+        _of_failure(one) for one in settled if one.state == "failed" and now - one.record.changed_at < _FAILED_WITHIN
+    ]
+    return _in_order(found, asked)
 
 
-def _in_order(found: Sequence[Need]) -> Needs:
+def _in_order(found: Sequence[Need], asked: Sequence[AskedQuestion]) -> Needs:
     of_kinds = {kind: [need for need in found if need.kind == kind] for kind in KINDS}
     named = [need for needs in of_kinds.values() for need in needs[:MOST_OF_A_KIND]]
-    return Needs(named, {kind: len(needs) for kind in KINDS if (needs := of_kinds[kind])})
+    counts: dict[NeedKind, int] = {kind: len(needs) for kind in KINDS if (needs := of_kinds[kind])}
+    return Needs(named, counts, [*asked])
 
 
-def _of_settled(settled: Sequence[TaskStatus], now: datetime) -> list[Need]:
-    failed = [one for one in settled if one.state == "failed" and now - one.record.changed_at < _FAILED_WITHIN]
-    approvals = [_of_approval(one) for one in settled if _asks_for_approval(one)]
-    return approvals + [_of_failure(one) for one in failed]
-
-
-def _of_questions(status: TaskStatus) -> list[Need]:
-    found: list[Need] = []
-    for question in asked_by(status):
-        arguments = "" if question.arguments is None else encode(question.arguments).decode()
-        says = f"{question.operation} {arguments}".strip() or question.text
-        do = f"agentbus question answer {question.id} --approve"
-        found.append(Need("question", status.agent, _line(says), do, _moment(question.asked_at), status))
-    return found
-
-
-def _asks_for_approval(status: TaskStatus) -> bool:
-    return status.state == "needs_approval" and status.record.entry.answered_by is None
+def _of_question(question: AskedQuestion) -> Need:
+    arguments = "" if question.arguments is None else encode(question.arguments).decode()
+    says = f"{question.operation} {arguments}".strip() or question.text
+    do = f"agentbus question answer {question.id} --approve"
+    status = question.status
+    return Need("question", status.agent, _line(says), do, _moment(question.asked_at), status)
 
 
 def _of_approval(status: TaskStatus) -> Need:

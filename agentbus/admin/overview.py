@@ -12,8 +12,8 @@ from typing import Final, TypeVar
 
 from agentbus.admin.needs import Needs, needs_of
 from agentbus.admin.queued_tasks import AgentTasks, QueueHeads, counts_of
+from agentbus.admin.stream_usage import StreamUsage, usages, warnings
 from agentbus.agent_overview import AgentOverview, AgentsNow, agents_now
-from agentbus.bus.bounds.fill import coming_to_each, remedy, warning_of
 from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.bus.reading.ledger_parts import agent_ledgers, name_of, parts_in
 from agentbus.bus.reading.ledger_reader import LedgerReader
@@ -24,9 +24,11 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.progress.events import ProgressMessage
 from agentbus.protocol.subjects import TaskKey
-from agentbus.tasks.listing.last_changes import last_changes
+from agentbus.tasks.listing.last_changes import LastChanges, last_changes
 from agentbus.tasks.listing.wanted import Wanted
+from agentbus.tasks.presence import Seen
 from agentbus.tasks.progress.last import last_of_each
+from agentbus.tasks.questions.open_questions import MOST_ASKING, OpenQuestions
 from agentbus.tasks.status import TaskStatus
 
 STREAMS: Final = (
@@ -49,20 +51,6 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class StreamUsage:
-    """The size of a stream. `max_bytes` is None if the stream has no limit."""
-
-    name: str
-    messages: int
-    bytes: int
-    max_bytes: int | None
-
-    def to_json(self) -> dict[str, Json]:
-        """Return the usage as a JSON object."""
-        return {"name": self.name, "messages": self.messages, "bytes": self.bytes, "max_bytes": self.max_bytes}
-
-
-@dataclass(frozen=True, slots=True)
 class BusOverview:
     """The state of the bus at one time.
 
@@ -78,6 +66,7 @@ class BusOverview:
         tasks: how many tasks of each agent wait and run.
         progress: what the running tasks told last, as far as it is kept.
         recent: the settled tasks, the newest first.
+        to_the_end: whether all tasks were looked at for questions; otherwise those that changed last.
         warnings: which streams are nearly full, and how an administrator makes room.
         missing: streams that do not exist.
         hidden: the streams, and "agents" or "tasks", that this user may not read.
@@ -98,6 +87,7 @@ class BusOverview:
     needs: Needs = field(default_factory=lambda: Needs([], {}))
     queued: list[TaskStatus] = field(default_factory=list[TaskStatus])
     tasks: list[AgentTasks] = field(default_factory=list[AgentTasks])
+    to_the_end: bool = True
 
     def tasks_of(self, agent: str) -> AgentTasks:
         """Return how many tasks of an agent wait and run."""
@@ -148,11 +138,11 @@ class _StreamsNow:
 class _TasksNow:
     at: datetime
     agents: list[AgentOverview]
+    changes: LastChanges
     running: list[TaskStatus]
+    lost: list[TaskStatus]
     waiting: list[TaskStatus]
-    settled: list[TaskStatus]
     counts: list[AgentTasks]
-    needs: Needs
 
 
 class OverviewReader:
@@ -162,7 +152,9 @@ class OverviewReader:
         self._coordinator = coordinator
         self._recent = recent
         self._hidden: set[str] = set()
+        self._seen = Seen()
         self._heads = QueueHeads(coordinator.bus, coordinator.agent)
+        self._questions = OpenQuestions(coordinator.bus, coordinator.agent)
 
     async def read(self) -> BusOverview:
         """Read the present state.
@@ -174,23 +166,34 @@ class OverviewReader:
         missing: list[str] = []
         agents, there = await self._agents_and_streams(missing)
         found = await self._tasks_now(there, agents)
+        async with at_the_same_time() as group:
+            telling = group.create_task(last_of_each(bus.bus, [status.record.key for status in found.running]))
+            needs = await self._needs(found)
         return BusOverview(
             at=found.at,
             servers=bus.bus.settings.servers,
             coordinator=bus.agent,
             server_version=bus.bus.server_version,
-            streams=_usages(there.streams, there.ledgers),
+            streams=usages(there.streams, there.ledgers),
             agents=found.agents,
             running=found.running,
-            recent=found.settled[: self._recent],
-            warnings=_warnings([*there.streams, *(there.ledgers or ())]),
+            recent=found.changes.settled[: self._recent],
+            warnings=warnings([*there.streams, *(there.ledgers or ())]),
             missing=[name for name in STREAMS if name in missing],
             hidden=sorted(self._hidden),
-            progress=await last_of_each(bus.bus, [status.record.key for status in found.running]),
-            needs=found.needs,
+            progress=telling.result(),
+            needs=needs,
             queued=_oldest_of_each(found.waiting),
             tasks=found.counts,
+            to_the_end=found.changes.to_the_end,
         )
+
+    async def _needs(self, found: "_TasksNow") -> Needs:
+        """Say what needs a person; the questions among the last changes, and those that an earlier look has found."""
+        changes = found.changes
+        asked = await self._questions.among([*changes.asking, *changes.running, *changes.settled])
+        queued = {one.agent: one.queued or 0 for one in found.counts}
+        return needs_of(found.agents, asked, changes.settled, lost=found.lost, queued=queued, now=found.at)
 
     async def counted_agents(self, agent: str | None = None) -> list[tuple[AgentOverview, AgentTasks]]:
         """Return the agents, or `agent` only, each with how many of its tasks wait and run.
@@ -214,7 +217,9 @@ class OverviewReader:
                 for name in STREAMS
                 if name not in (subjects.STATE_STREAM, subjects.TASKS_STREAM)
             ]
-            now = await self._allowed("agents", lambda: agents_now(self._coordinator.bus)) or AgentsNow([], None)
+            now = await self._allowed(
+                "agents", lambda: agents_now(self._coordinator.bus, seen=self._seen)
+            ) or AgentsNow([], None)
             queue = now.queue or await self._allowed(
                 subjects.TASKS_STREAM, lambda: self._stream(subjects.TASKS_STREAM, missing)
             )
@@ -233,16 +238,15 @@ class OverviewReader:
     async def _tasks_now(self, there: _StreamsNow, agents: Sequence[AgentOverview]) -> "_TasksNow":
         async with at_the_same_time() as group:
             queue = group.create_task(self._waiting(agents))
-            working, settled = await self._allowed("tasks", lambda: self._tasks(there, agents)) or ([], [])
+            changes = await self._allowed("tasks", lambda: self._tasks(there, agents)) or LastChanges()
+        working = changes.running
         lost = [] if "agents" in self._hidden else _lost(working, agents)
         waiting, own = queue.result()
         agents = [*agents, *_without_worker(agents, waiting)]
         all_working = "tasks" not in self._hidden and len(working) < _MAX_RUNNING
         counts = counts_of(agents, working, lost=lost, waiting=waiting, all_working=all_working, own=own)
         running = [status for status in working if status not in lost]
-        now, queued = datetime.now(UTC), {one.agent: one.queued or 0 for one in counts}
-        needs = needs_of(agents, working, settled, lost=lost, queued=queued, now=now)
-        return _TasksNow(now, agents, running, waiting, settled, counts, needs)
+        return _TasksNow(datetime.now(UTC), agents, changes, running, lost, waiting, counts)
 
     async def _waiting(self, agents: Sequence[AgentOverview]) -> tuple[list[TaskStatus], bool]:
         """Return tasks that wait, the oldest first, and whether they are the own ones in the ledger.
@@ -280,10 +284,8 @@ class OverviewReader:
             missing.append(name)
             return None
 
-    async def _tasks(
-        self, there: _StreamsNow, agents: Sequence[AgentOverview]
-    ) -> tuple[list[TaskStatus], list[TaskStatus]]:
-        """Return the running tasks and those that were settled last, by one look at the last changes."""
+    async def _tasks(self, there: _StreamsNow, agents: Sequence[AgentOverview]) -> LastChanges:
+        """Return what runs, what asks and what was settled last, by one look at the last changes."""
         bus = self._coordinator
         wanted = Wanted(owner=bus.agent if bus.role == "member" else None, asker=bus.agent, with_results=False)
         return await last_changes(
@@ -292,6 +294,7 @@ class OverviewReader:
             wanted,
             running=_MAX_RUNNING,
             settled=max(self._recent, _LOOKED_AT),
+            asking=MOST_ASKING,
             in_work={one.agent: one.unacknowledged for one in agents},
         )
 
@@ -322,34 +325,3 @@ def _oldest_of_each(waiting: Sequence[TaskStatus]) -> list[TaskStatus]:
             seen[status.agent] += 1
             found.append(status)
     return found
-
-
-def _usage(info: StreamInfo) -> StreamUsage:
-    limit = info.max_bytes if info.max_bytes > 0 else None
-    return StreamUsage(str(info.config.get("name")), info.state.messages, info.state.bytes, limit)
-
-
-def _usages(streams: Sequence[StreamInfo], ledgers: Sequence[StreamInfo] | None) -> list[StreamUsage]:
-    usages = [_usage(info) for info in streams]
-    if ledgers is not None:
-        usages.insert(min(2, len(usages)), _whole(ledgers))
-    return usages
-
-
-def _whole(ledgers: Sequence[StreamInfo]) -> StreamUsage:
-    """Return what the ledgers of the agents take together, as that of the one ledger that other buses have."""
-    limits = [info.max_bytes for info in ledgers]
-    return StreamUsage(
-        subjects.STATE_STREAM,
-        sum(info.state.messages for info in ledgers),
-        sum(info.state.bytes for info in ledgers),
-        sum(limits) if limits and min(limits) > 0 else None,
-    )
-
-
-def _warnings(streams: Sequence[StreamInfo]) -> list[str]:
-    by_name = {str(info.config.get("name")): info for info in streams}
-    queue = by_name.get(subjects.TASKS_STREAM)
-    coming = coming_to_each(queue) if queue else {}
-    texts = {name: warning_of(info, coming.get(name, 0)) for name, info in by_name.items()}
-    return [f"{text}; an administrator can {remedy(by_name[name])}" for name, text in texts.items() if text]

@@ -13,7 +13,7 @@ from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.lost.queue_walk import task_of
+from agentbus.tasks.queue.queue_walk import task_of
 from agentbus.tasks.status import TaskStatus
 
 MOST_QUEUED: Final = 20

@@ -255,13 +255,13 @@ class Client(BatchingClient):
         callback = self._callbacks.get(sid)
         if callback is None:
             return  # unsubscribed meanwhile
-        # Not nats-py's parser: which of two headers with one name it keeps depends on other installed packages.
-        fields, repeated = parse(headers) if headers else (None, _NONE_REPEATED)
         # The server takes any bytes in a subject. What is not UTF-8 becomes a name that no id of ours can have.
         name, answer_to = subject.decode(errors="backslashreplace"), reply.decode(errors="backslashreplace")
-        message = Msg(self, name, answer_to, data, fields)
-        message.repeated_headers = repeated
-        message.header_bytes = len(headers or b"")
+        message = Msg(self, name, answer_to, data)
+        if headers:
+            # Not nats-py's parser: which of two headers with one name it keeps depends on other installed packages.
+            message.headers, message.repeated_headers = parse(headers)
+            message.header_bytes = len(headers)
         try:
             callback(message)
         except Exception as error:  # noqa: BLE001  # nats-py would stop reading without an error

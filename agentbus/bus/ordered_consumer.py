@@ -97,6 +97,7 @@ class OrderedConsumer:
         self._after: Start = after
         self._consumer: PullConsumer | None = None
         self._read = 0
+        self._broken = False  # a delivery was lost, or the consumer is gone
         self._counted = False  # whether the server counts messages with a DEL
         self._counts_right = True  # it subtracts each delivery, also that of a message that it did not count
         self.cursor = 0
@@ -134,14 +135,14 @@ class OrderedConsumer:
     async def _next(self) -> Delivery:
         """Wait for the next message, whatever its subject."""
         while True:
+            if self._broken:
+                await self._resume()
             try:
                 delivery = await self._opened.next()
             except SetupMissingError:
-                await self._resume()
+                self._broken = True
                 continue
-            if not self._follows(delivery):
-                await self._resume()
-            elif self._is_new(delivery):
+            if self._follows(delivery) and self._is_new(delivery):
                 return delivery
 
     async def next_several(self) -> list[Delivery]:
@@ -151,29 +152,32 @@ class OrderedConsumer:
             SetupMissingError, BusUnavailableError: see `next`.
         """
         found = [await self.next()]
-        while (delivery := await self._arrived()) is not None:
+        while (delivery := self._take()) is not None:
             if _UNINDEXED not in delivery.subject:
                 found.append(delivery)
         return found
 
-    async def _arrived(self) -> Delivery | None:
-        """Return the next message, whatever its subject, if it has arrived; that costs less than to wait for it."""
+    def _take(self) -> Delivery | None:
+        """Return the next message, whatever its subject, if it has arrived; that costs less than to wait for it.
+
+        None also where the consumer has to be made anew: `_next` does.
+        """
+        if self._broken:
+            return None
         try:
             while (delivery := self._opened.take()) is not None:
                 if not self._follows(delivery):
-                    break
+                    return None
                 if self._is_new(delivery):
                     return delivery
-            else:
-                return None
         except SetupMissingError:
-            pass
-        await self._resume()
+            self._broken = True
         return None
 
     def _follows(self, delivery: Delivery) -> bool:
         """Whether no delivery was lost before this one; without acknowledgements the server does not repeat it."""
         if delivery.consumer_seq != self._read + 1:
+            self._broken = True
             return False
         self._read += 1
         return True
@@ -191,7 +195,7 @@ class OrderedConsumer:
         silence_s = _SILENCE_S
         while left > 0:
             try:
-                if (delivery := await self._arrived()) is None:
+                if (delivery := self._take()) is None:
                     async with asyncio.timeout(silence_s):
                         delivery = await self._next()
             except TimeoutError:
@@ -214,7 +218,7 @@ class OrderedConsumer:
             await self._consumer.__aexit__(None, None, None)
         self._consumer = PullConsumer(self._bus, self._stream, name, batch=self._batch, missing_after_s=_LOST_AFTER_S)
         await self._consumer.__aenter__()
-        self._read, self._counts_right = 0, True
+        self._read, self._counts_right, self._broken = 0, True, False
         return info
 
     async def _resume(self) -> None:

@@ -46,11 +46,21 @@ class Delivery:
 
     Acknowledgements are core messages and can get lost. After `ack_wait`, an acknowledgement acts on the delivery that
     another worker has now. So a worker that does not hold the lease must not send one.
+
+    Attributes:
+        subject: the subject that the message was published on.
+        data: the payload.
     """
+
+    __slots__ = (
+        *("_bus", "_message", "_nanoseconds", "consumer_seq", "data"),
+        *("num_delivered", "num_pending", "stream", "stream_seq", "subject"),
+    )
 
     def __init__(self, bus: Bus, message: Msg) -> None:
         self._bus = bus
         self._message = message
+        self.subject, self.data = message.subject, message.data
         tokens = message.reply.split(".")
         first = first_token(tokens)
         self.stream = tokens[first]
@@ -79,16 +89,6 @@ class Delivery:
         return StoredMessage(
             self.subject, self.stream_seq, self.stored_at, self.headers, self.data, relayed=is_relayed(self.headers)
         )
-
-    @property
-    def subject(self) -> str:
-        """The subject that the message was published on."""
-        return self._message.subject
-
-    @property
-    def data(self) -> bytes:
-        """The payload."""
-        return self._message.data
 
     @property
     def headers(self) -> Headers:
@@ -144,6 +144,8 @@ async def return_to_server(bus: Bus, reply: str) -> None:
 
 class PullConsumer:
     """Pulls the messages of one consumer, for one caller at a time, only while the caller waits.
+
+    What arrives without a reply subject is a status of the server: messages have one for their acknowledgement.
 
     Args:
         batch: how many messages one request of `next` asks for. With 1, nothing is delivered ahead of demand, and a
@@ -269,9 +271,10 @@ class PullConsumer:
         Raises:
             SetupMissingError: see `next`.
         """
-        while self._arrived:
-            message = self._arrived.popleft()
-            if _is_status(message):
+        arrived = self._arrived
+        while arrived:
+            message = arrived.popleft()
+            if not message.reply:
                 self._on_status(message)
                 continue
             self._deliverable -= 1
@@ -294,10 +297,10 @@ class PullConsumer:
         self._deliverable = 0
         arrived, self._arrived = self._arrived, deque[Msg]()
         for message in arrived:
-            if _is_status(message):
-                self._arrived.append(message)
-            else:
+            if message.reply:
                 self._nak_soon(Delivery(self._bus, message))
+            else:
+                self._arrived.append(message)
 
     def _is_open(self) -> bool:
         """Whether the server has a request of this consumer; after a silence it counts as lost."""
@@ -357,10 +360,11 @@ class PullConsumer:
 
     def _receive(self, message: Msg) -> None:
         self._heard_now()
-        if _is_status(message):
+        if not message.reply:
             self._arrived.append(message)
         else:
-            self._open = max(0, self._open - 1)
+            if self._open:
+                self._open -= 1
             if self._deliverable >= self._wanted and self._batch == 1:
                 self._nak_soon(Delivery(self._bus, message))
                 return
@@ -387,8 +391,3 @@ async def wait_until(event: asyncio.Event, due: float) -> None:
 async def _nak(delivery: Delivery) -> None:
     with suppress(BusUnavailableError):  # the server delivers it again anyway, after `ack_wait`
         await delivery.nak()
-
-
-def _is_status(message: Msg) -> bool:
-    """Whether this is a status of the server: messages have a reply subject for their acknowledgement."""
-    return not message.reply

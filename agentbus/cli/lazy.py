@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     from agentbus.tasks.events import task_event
     from agentbus.tasks.listing import spending, task_list, wanted
     from agentbus.tasks.progress import last
+    from agentbus.tasks.queue import queued_content
     from agentbus.tasks.work import applying, artifacts, attachments, comparison, own_repository, sending
-    from agentbus.ui import queued_content
 else:
     _PACKAGES = {
         "agentbus.admin": [
@@ -94,7 +94,7 @@ else:
         "agentbus.tasks.events": ["task_event"],
         "agentbus.tasks.listing": ["spending", "task_list", "wanted"],
         "agentbus.tasks.progress": ["last"],
-        "agentbus.ui": ["queued_content"],
+        "agentbus.tasks.queue": ["queued_content"],
         "agentbus.tasks.work": [
             "applying", "artifacts", "attachments", "comparison", "own_repository", "sending",
         ],

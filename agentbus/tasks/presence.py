@@ -1,6 +1,6 @@
 """The presence of workers: one registry key for each process, refreshed by its heartbeat and expiring 90 s later."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -91,20 +91,22 @@ class Presence(BaseModel):
     @property
     def troubles(self) -> tuple[str, ...]:
         """What keeps this worker from its work, each as one line for a person."""
-        if self.paused is None and self.refused is None and not self.lost:
-            return ()
-        found: list[str] = []
-        if (paused := self.paused) is not None:
-            since = f"since {paused.since[:19]}, " if paused.since else ""
-            until = f"until {paused.until[:19]}" if paused.until else "until an operator resumes the agent"
-            found.append(f"paused {since}{until} ({paused.code}): {paused.reason}")
-        if (refused := self.refused) is not None:
-            results = "1 result has" if refused.count == 1 else f"{refused.count} results have"
-            found.append(f"{results} been refused by the bus since {refused.since[:19]}: {refused.reason}")
-        if self.lost:
-            slots = "1 slot is" if self.lost == 1 else f"{self.lost} slots are"
-            found.append(f"{slots} lost: a command could not be ended; its log names the processes")
-        return tuple(f"{self.instance}: {trouble}" for trouble in found)
+        return _troubles_of(self) if self.paused or self.refused or self.lost else ()
+
+
+def _troubles_of(worker: Presence) -> tuple[str, ...]:
+    found: list[str] = []
+    if (paused := worker.paused) is not None:
+        since = f"since {paused.since[:19]}, " if paused.since else ""
+        until = f"until {paused.until[:19]}" if paused.until else "until an operator resumes the agent"
+        found.append(f"paused {since}{until} ({paused.code}): {paused.reason}")
+    if (refused := worker.refused) is not None:
+        results = "1 result has" if refused.count == 1 else f"{refused.count} results have"
+        found.append(f"{results} been refused by the bus since {refused.since[:19]}: {refused.reason}")
+    if worker.lost:
+        slots = "1 slot is" if worker.lost == 1 else f"{worker.lost} slots are"
+        found.append(f"{slots} lost: a command could not be ended; its log names the processes")
+    return tuple(f"{worker.instance}: {trouble}" for trouble in found)
 
 
 async def announce(bus: Bus, presence: Presence) -> None:
@@ -142,10 +144,18 @@ async def withdraw(bus: Bus, presence: Presence) -> None:
         return
 
 
-async def present(bus: Bus, agent: str | None = None) -> list[Presence]:
+Seen: TypeAlias = dict[str, tuple[int, Presence | None]]
+"""Entries of the registry as they were read, by their subjects, with their sequences."""
+
+
+async def present(bus: Bus, agent: str | None = None, *, seen: Seen | None = None) -> list[Presence]:
     """List the online workers, of one agent or of all, by agent and instance.
 
     A worker that was killed is still listed for up to 90 seconds.
+
+    Args:
+        seen: what the call before has read, for one who looks again and again: an entry that has not changed is not
+            read anew. It is replaced by what this call reads.
 
     Raises:
         SetupMissingError: there is no registry on this bus.
@@ -153,12 +163,19 @@ async def present(bus: Bus, agent: str | None = None) -> list[Presence]:
     """
     watched = subjects.presences(agent) if agent else subjects.REGISTRY_SUBJECTS
     newest: dict[tuple[str, str], Presence] = {}
+    before, now = seen or {}, Seen()
     async with OrderedConsumer(bus, subjects.REGISTRY_STREAM, watched, after=0, batch=_READ_AT_ONCE) as consumer:
         async for message in consumer.backlog():
             if KV_OPERATION not in message.headers:
-                presence = _read(message.subject, message.data, message.stored_at_us)
-                if presence is not None:
+                known = before.get(message.subject)
+                if known is None or known[0] != message.stream_seq:
+                    known = message.stream_seq, _read(message.subject, message.data, message.stored_at_us)
+                now[message.subject] = known
+                if (presence := known[1]) is not None:
                     newest[presence.agent, presence.instance] = presence
+    if seen is not None:
+        seen.clear()
+        seen.update(now)
     return [newest[name] for name in sorted(newest)]
 
 

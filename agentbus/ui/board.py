@@ -22,9 +22,6 @@ SHOWN: Final = 30
 _AGENTS_SHOWN: Final = 60
 _QUESTIONS_SHOWN: Final = 20
 _RECENT: Final = 20
-_QUESTIONS_SEARCH_S: Final = 0.0
-"""One window of the last 500 changes: a page never looks through the whole ledger by itself."""
-_QUEUED_SEARCH_S: Final = 0.5
 
 
 class Board:
@@ -34,13 +31,15 @@ class Board:
         self._reader: OverviewReader | None = None
         self._of: Bus | None = None
 
-    async def overview(self, bus: Coordinator) -> Sections:
-        """Read all but the questions."""
+    async def read(self, bus: Coordinator) -> Sections:
+        """Read all of them, in one overview."""
         if self._reader is None or self._of is not bus.bus:
             self._reader, self._of = OverviewReader(bus, recent=_RECENT), bus.bus
         overview = await self._reader.read()
         return {
             "head": {"head": head_row(bus, overview)},
+            "questions": {asked.id: question_row(asked) for asked in overview.needs.asked[:_QUESTIONS_SHOWN]},
+            "asking": {"asking": known(more=None if overview.to_the_end else True)},
             "trouble": {key: row for key, row in map(_trouble, overview.needs.named) if row},
             "running": {
                 str(one.name): task_row(one, overview.progress.get(one.record.key)) for one in overview.running[:SHOWN]
@@ -49,12 +48,6 @@ class Board:
             "settled": {str(one.name): task_row(one) for one in overview.recent},
             "agents": {one.agent: agent_row(one) for one in overview.agents[:_AGENTS_SHOWN]},
         }
-
-    async def questions(self, bus: Coordinator) -> Sections:
-        """Read what agents ask, among the tasks that changed last; `cursor` goes on with a search further back."""
-        found = await bus.questions(limit=_QUESTIONS_SHOWN, search_s=_QUESTIONS_SEARCH_S)
-        rows = {asked.id: question_row(asked) for asked in found.questions[:_QUESTIONS_SHOWN]}
-        return {"questions": rows, "asking": {"asking": known(more=True if found.cursor is not None else None)}}
 
 
 async def older_questions(bus: Coordinator, cursor: int | None) -> Row:

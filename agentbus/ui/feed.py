@@ -29,6 +29,7 @@ _FRESH_S: Final = 2.0
 """A board that was read within so long is shown at once: a second page costs nothing."""
 _FIRST_S: Final = 10.0
 """How long a first look may take; what is there by then is shown, and the rest comes."""
+_FAULT: Final = "fault"
 NOTHING: Final = -1
 """The version of the board that a page has which has seen none."""
 
@@ -62,40 +63,41 @@ class _Section:
 class Feed:
     """The board of one coordinator, as it was read last."""
 
-    def __init__(self, link: Link, reads: Mapping[str, Read]) -> None:
-        """Make the feed of a link; each of `reads` has a pace of its own, and gives some of the sections.
-
-        The first of them is the first view: the others begin after it.
-        """
+    def __init__(self, link: Link, read: Read) -> None:
+        """Make the feed of a link; `read` gives the sections as they are now."""
         self._link = link
-        self._first = next(iter(reads))
-        self._reads = dict(reads)
+        self._read = read
         self._sections: dict[str, _Section] = {}
         self._version = 0
         self._readers = 0
         self._wanted = asyncio.Event()
-        self._wanted_at = float("-inf")
         self._changed = asyncio.Event()
-        self._soon: dict[str, asyncio.Event] = {name: asyncio.Event() for name in reads}
-        self._looked: dict[str, float] = dict.fromkeys(reads, float("-inf"))
+        self._soon = asyncio.Event()
+        self._looked_at = float("-inf")
         self._look_ended = asyncio.Event()
 
     async def run(self) -> None:
         """Read the board while there are readers, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for name, read in self._reads.items():
-                group.create_task(self._keep(name, read))
+        clock = asyncio.get_running_loop().time
+        while True:
+            await self._wanted.wait()
+            began = clock()
+            pause = await self._look()
+            took, self._looked_at = clock() - began, began
+            self._look_ended.set()
+            self._look_ended = asyncio.Event()
+            self._soon.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(_MOST_S, max(pause, took * _IDLE_SHARE))):
+                    await self._soon.wait()
 
     def hurry(self) -> None:
         """Have the board read at once, as something was just done."""
-        for soon in self._soon.values():
-            soon.set()
+        self._soon.set()
 
     @asynccontextmanager
     async def reader(self, since: int = NOTHING) -> AsyncGenerator["Reader"]:
         """Have the board read for the length of the block, for one who has seen it up to a version."""
-        if not self._readers:
-            self._wanted_at = asyncio.get_running_loop().time()
         self._readers += 1
         self._wanted.set()
         try:
@@ -112,7 +114,7 @@ class Feed:
         async with self.reader():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FIRST_S):
-                    while self._looked[self._first] < asked:
+                    while self._looked_at < asked:
                         await self._look_ended.wait()
         return self.since(NOTHING)
 
@@ -151,43 +153,26 @@ class Feed:
             self._changed.set()
             self._changed = asyncio.Event()
 
-    async def _keep(self, name: str, read: Read) -> None:
-        clock = asyncio.get_running_loop().time
-        while True:
-            await self._wanted.wait()
-            while name != self._first and self._looked[self._first] < self._wanted_at:
-                await self._look_ended.wait()
-            began = clock()
-            pause = await self._read(name, read)
-            took = clock() - began
-            self._looked[name] = began
-            self._look_ended.set()
-            self._look_ended = asyncio.Event()
-            self._soon[name].clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(_MOST_S, max(pause, took * _IDLE_SHARE))):
-                    await self._soon[name].wait()
-
-    async def _read(self, name: str, read: Read) -> float:
+    async def _look(self) -> float:
         """Take one look; return after what time the next one may be taken, at the earliest."""
         bus = self._link.up
         if bus is None:
             self._say_link(connected=False)
             return _AWAY_S
         try:
-            sections = await read(bus)
+            sections = await self._read(bus)
         except BusUnavailableError:
             self._say_link(connected=self._link.up is not None)
             return _AWAY_S
         except (PermissionDeniedError, SetupMissingError) as error:
-            self.put(f"fault:{name}", {name: {"error": str(error)}})
+            self.put(_FAULT, {_FAULT: {"error": str(error)}})
             return _MOST_S
         except AgentBusError as error:
-            self.put(f"fault:{name}", {name: {"error": str(error)}})
+            self.put(_FAULT, {_FAULT: {"error": str(error)}})
             return _LEAST_S
         self._say_link(connected=True)
-        if f"fault:{name}" in self._sections:
-            self.put(f"fault:{name}", {})
+        if _FAULT in self._sections:
+            self.put(_FAULT, {})
         for section, rows in sections.items():
             self.put(section, rows)
         return _LEAST_S

@@ -17,9 +17,9 @@ from agentbus.tasks.follow_ups import conversation_of
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.progress.last import last_progress
 from agentbus.tasks.questions.asked import AskedQuestion, asked_by
+from agentbus.tasks.queue.queued_content import queued_task
 from agentbus.tasks.status import TaskStatus
 from agentbus.tasks.work.artifacts import artifacts_of, changes_of
-from agentbus.ui.queued_content import queued_task
 from agentbus.ui.rows import Row, known, question_row, task_row
 from agentbus.ui.shown_text import WHOLE_CHARS, as_text, block, line
 

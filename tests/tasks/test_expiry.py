@@ -14,7 +14,7 @@ from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.expiry import settle_expired
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.lost import lost_tasks
-from agentbus.tasks.lost.queue_state import queue_state
+from agentbus.tasks.queue.queue_state import queue_state
 from agentbus.tasks.waiting import wait
 from support.altered_link import altered_link, without
 from support.harness import BOUND_S, eventually, run_cli, worker, worker_toml

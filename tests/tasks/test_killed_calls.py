@@ -8,7 +8,8 @@ from agentbus import Coordinator
 from agentbus.errors import TaskConflictError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer
-from agentbus.tasks.lost import lost_tasks, queue_walk
+from agentbus.tasks.lost import lost_tasks
+from agentbus.tasks.queue import queue_walk
 from support.agreement import agreed, ledger, queue
 from support.harness import SUPPORT, run_python
 from support.mcp_harness import settle

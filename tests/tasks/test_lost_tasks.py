@@ -23,7 +23,8 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks import publish
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.lost import lost_tasks, queue_walk
+from agentbus.tasks.lost import lost_tasks
+from agentbus.tasks.queue import queue_walk
 from agentbus.tasks.status import Loss
 from support.doctor import doctor_in_process, the_finding
 from support.harness import eventually, run_cli, worker, worker_toml

@@ -42,7 +42,7 @@ class _Board:
 
 @asynccontextmanager
 async def running(board: _Board, link: _Link | None = None) -> AsyncGenerator[Feed]:
-    feed = Feed(link or _Link(), {"rows": board.read})
+    feed = Feed(link or _Link(), board.read)
     work = asyncio.ensure_future(feed.run())
     try:
         yield feed
@@ -104,4 +104,4 @@ async def test_what_this_party_may_not_read_is_said_and_ends_nothing():
     board.error = PermissionDeniedError("no", "x")
     async with running(board) as feed:
         found: Any = await feed.current()
-        assert found["fault:rows"]["rows"]["rows"]["error"] == "no"
+        assert found["fault"]["rows"]["fault"]["error"] == "no"

@@ -1,4 +1,4 @@
-"""The tasks that run and those that were settled last, by one look at the last changes of the ledger."""
+"""The tasks that run, that ask and that were settled last, by one look at the last changes of the ledger."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -12,16 +12,36 @@ from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE, is_first
 from agentbus.tasks.listing.task_list import read_listed
 from agentbus.tasks.listing.wanted import Wanted
+from agentbus.tasks.questions.question_list import says_that_it_asks
 from agentbus.tasks.status import TaskStatus
 
 _FIRST: Final = 250
 _FIRST_OF_SEVERAL: Final = 50
+_LEAST: Final = 125
+"""A first window has room for four times as many: what asks is looked for among so many, where there is one ledger."""
 _MOST: Final = 1_000
 """How many entries are looked at, about: running tasks are among them, for they renew their leases. A look that went on
 where there are none would cost more, the more tasks there are."""
 _MOST_QUEUED: Final = 100
 """How many queued tasks are passed over to find those that were settled: behind them may be any number of others."""
 _AT_ONCE: Final = _MOST_QUEUED // 2
+
+
+@dataclass(frozen=True, slots=True)
+class LastChanges:
+    """What a look at the last changes has found, the last changed first.
+
+    Attributes:
+        running: the tasks that workers have claimed.
+        settled: those that are settled.
+        asking: those with a question of a run that was interrupted, or of one that is not among `running`.
+        to_the_end: whether every entry was looked at.
+    """
+
+    running: list[TaskStatus] = field(default_factory=list[TaskStatus])
+    settled: list[TaskStatus] = field(default_factory=list[TaskStatus])
+    asking: list[TaskStatus] = field(default_factory=list[TaskStatus])
+    to_the_end: bool = False
 
 
 @dataclass(slots=True)
@@ -39,6 +59,7 @@ class _Look:
     most_settled: int
     running: list[TaskStatus] = field(default_factory=list[TaskStatus])
     settled: list[TaskStatus] = field(default_factory=list[TaskStatus])
+    asking: list[TaskStatus] = field(default_factory=list[TaskStatus])
     queued: int = 0
     in_work: dict[str, int] = field(default_factory=dict[str, int])
     all_known: bool = False
@@ -75,6 +96,14 @@ class _Look:
                 self.in_work[task.agent] -= 1
         return [agent for agent, left in self.in_work.items() if left <= 0] if self.has_settled else []
 
+    async def take(self, entries: Sequence[Read], most_asking: int) -> list[str]:
+        """Take what is wanted of some entries; returns the same as `done_with`."""
+        await self.add_running([one for one in entries if one.headers.get(STATE) == "working"])
+        await self.add_settled([one for one in entries if one.headers.get(STATE) != "working"])
+        if most_asking:
+            await self.add_asking(entries, most_asking)
+        return self.done_with(entries)
+
     async def add_running(self, entries: Sequence[Read]) -> None:
         found = await self._read(entries[: self.most_running - len(self.running)])
         self.running += [one for one in found if one.state == "working"]
@@ -86,6 +115,17 @@ class _Look:
             if self.has_settled:
                 return
             self.settled += [one for one in await self._read([*filter(_may_be_settled, batch)]) if one.settled]
+
+    async def add_asking(self, entries: Sequence[Read], most: int) -> None:
+        known = {one.record.key for one in self.running}
+        may_ask = [
+            one
+            for one in entries
+            if one.headers.get(STATE) in ("queued", "working")
+            and says_that_it_asks(one.headers)
+            and subjects.parse_state(one.subject) not in known
+        ]
+        self.asking += [one for one in await self._read(may_ask[: most - len(self.asking)]) if one.asks]
 
     async def _read(self, entries: Sequence[Read]) -> list[TaskStatus]:
         """Read the entries that can be read."""
@@ -105,14 +145,16 @@ async def last_changes(
     *,
     running: int,
     settled: int,
+    asking: int = 0,
     in_work: Mapping[str, int | None] | None = None,
-) -> tuple[list[TaskStatus], list[TaskStatus]]:
-    """Return the newest running and the newest settled tasks among the last changes.
+) -> LastChanges:
+    """Return the newest running, the newest settled and the newest asking tasks among the last changes.
 
     Args:
         reader: of the entries that `wanted` covers.
         running: how many running ones, at most.
         settled: how many settled ones, at most.
+        asking: how many asking ones that do not run, at most; nothing more is looked at for them.
         in_work: how many tasks of each agent workers were given and have not settled, as far as that is known: no more
             of them run, and none of agents that are not named. What is left is read for what was settled last only.
 
@@ -120,18 +162,18 @@ async def last_changes(
         SetupMissingError: there is no ledger on this bus.
         PermissionDeniedError: this user may not read it.
     """
-    look, examined = _Look(bus, wanted, running, settled), 0
+    look, examined, whole = _Look(bus, wanted, running, settled), 0, False
     look.expect(in_work or {})
+    let_go = False
     # Of several streams, many are read for the few entries of each that are wanted.
-    one_of_all = (min(_FIRST, look.expected or _FIRST), _MOST)
+    one_of_all = (min(_FIRST, max(look.expected or _FIRST, _LEAST)), _MOST)
     first, most = (min(_FIRST, settled + 1), _FIRST_OF_SEVERAL) if reader.divided else one_of_all
     async with aclosing(reader.windows(keep=wanted.may_be, count=first, most=most)) as windows:
         async for window in windows:
-            examined += len(window.messages)
-            await look.add_running([one for one in window.messages if one.headers.get(STATE) == "working"])
-            await look.add_settled([one for one in window.messages if one.headers.get(STATE) != "working"])
-            for agent in look.done_with(window.messages):
+            examined, whole = examined + len(window.messages), window.last and not let_go
+            for agent in await look.take(window.messages, asking):
                 reader.let_go(agent)
+                let_go = True
             if look.complete or examined >= _MOST:
                 break
-    return look.running, look.settled[:settled]
+    return LastChanges(look.running, look.settled[:settled], look.asking, whole)

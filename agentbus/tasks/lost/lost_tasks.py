@@ -23,9 +23,9 @@ from agentbus.protocol.ledger_entry import NoEntry, Record, read_entry
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.tasks.expiry import may_have_expired, settle_expired, settle_unrun
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.lost.queue_state import queue_state
-from agentbus.tasks.lost.queue_walk import missing_in_queue
 from agentbus.tasks.publish import LOST_AFTER_S
+from agentbus.tasks.queue.queue_state import queue_state
+from agentbus.tasks.queue.queue_walk import missing_in_queue
 from agentbus.tasks.status import Loss, TaskStatus
 
 _NAMED_AFTER_S: Final = 2.0

@@ -49,18 +49,20 @@ class _Asking(Wanted):
         key = subjects.parse_state(entry.subject)
         if key is not None and key.id.endswith(ANSWER_SUFFIX):
             self.answers.add((key.agent, key.id))
-        state, headers = entry.headers.get(STATE), entry.headers
         # What runs is read in any case: a worker of an earlier version that took a task over says nothing of questions.
-        asks = state in (None, "needs_approval", "working") or (
-            state == "queued" and (QUESTIONS in headers or _given_back_by_an_earlier_version(headers))
-        )
-        return asks and Wanted.may_be(self, entry)
+        may_ask = entry.headers.get(STATE) in (None, "needs_approval", "working") or says_that_it_asks(entry.headers)
+        return may_ask and Wanted.may_be(self, entry)
 
     def is_met_by(self, found: TaskStatus) -> bool:
         entry = found.record.entry
         if not entry.terminal:
             return bool(still_asked(entry))
         return entry.state == "needs_approval" and (found.agent, found.task_id + ANSWER_SUFFIX) not in self.answers
+
+
+def says_that_it_asks(headers: Headers) -> bool:
+    """Whether the headers of an unsettled entry say that there may be a question in it."""
+    return QUESTIONS in headers or (headers.get(STATE) == "queued" and _given_back_by_an_earlier_version(headers))
 
 
 def _given_back_by_an_earlier_version(headers: Headers) -> bool:
@@ -110,7 +112,7 @@ async def list_questions(
         found = await search.backwards(max(left + 1, _SCAN_FIRST), cursor)
         unreadable += found.unreadable
         cursor = found.cursor
-        met = await _unanswered(bus, tasks)
+        met = await unanswered(bus, tasks)
         asking += [question for questions in met for question in questions]
         left -= len(met)
         if left <= 0 or cursor is None or found.partial or left_until(deadline) <= 0:
@@ -121,7 +123,7 @@ async def list_questions(
     )
 
 
-async def _unanswered(bus: Bus, tasks: Sequence[TaskStatus]) -> list[list[AskedQuestion]]:
+async def unanswered(bus: Bus, tasks: Sequence[TaskStatus]) -> list[list[AskedQuestion]]:
     """Return what each of the tasks asks, without those that were answered."""
 
     async def one(task: TaskStatus) -> list[AskedQuestion]:

@@ -180,9 +180,7 @@ async function otherBrowser(event) {
 
 function banner() {
   const link = page.row("link");
-  const faults = Object.keys(page.sections)
-    .filter((name) => name.startsWith("fault:"))
-    .flatMap((name) => Object.values(page.section(name).rows).map((row) => row.error));
+  const faults = Object.values(page.section("fault").rows).map((row) => row.error);
   const said = [];
   if (!page.connected) said.push("agentbus ui does not answer. What is shown may be old; this page tries again by itself.");
   else if (link.connected === false) said.push("The bus is away. What is shown may be old; this page goes on by itself once it is back.");

@@ -19,8 +19,7 @@ class ServedPage:
 
     def __init__(self, link: BusLink) -> None:
         self.link = link
-        board = Board()
-        self.feed = Feed(link, {"overview": board.overview, "questions": board.questions})
+        self.feed = Feed(link, Board().read)
         self.logs = LiveLogs()
         self.boot = random_token(12)
         """Tells pages apart this process from an earlier one, whose versions were others."""

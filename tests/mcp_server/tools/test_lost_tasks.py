@@ -4,7 +4,8 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.provision.nats_server import NatsServer
-from agentbus.tasks.lost import lost_tasks, queue_walk
+from agentbus.tasks.lost import lost_tasks
+from agentbus.tasks.queue import queue_walk
 from support.mcp_harness import both_eras, data_of, in_memory, text_of
 
 pytestmark = both_eras
