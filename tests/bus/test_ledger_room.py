@@ -100,7 +100,7 @@ async def test_a_ledger_at_its_limit_refuses_with_the_same_advice(coordinator: C
         "task", "publish", "--nats-url", coordinator.bus.settings.servers, "--to", "code", "--task-type", "x", "hi"
     )
     assert (done.code, done.out) == (1, "")
-    assert "agentbus setup --keep-results 11 --keep-states 19" in done.err
+    assert "--keep-results 11 --keep-states 19" in done.err
 
 
 async def test_a_party_that_may_not_look_at_the_ledger_publishes_without_the_check_and_asks_once(tmp_path: Path):

@@ -7,7 +7,7 @@ from agentbus.admin.doctor.check_context import CheckContext, Role, RoleConfig
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.admin.doctor.permission_probe import PLACEHOLDER, example_subject, may_publish
 from agentbus.admin.doctor.reachability import is_local
-from agentbus.bus.reading.ledger_parts import agent_ledgers, agent_of_ledger, part_of
+from agentbus.bus.reading.ledger_parts import agent_ledgers, agent_of_ledger, has_ledger, part_of
 from agentbus.config.connection_settings import Credentials
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError
@@ -18,6 +18,10 @@ from agentbus.protocol.subjects import TaskKey
 
 async def check_required(context: CheckContext) -> AsyncIterator[Finding]:
     """Check that the user may publish and subscribe to all that its role needs."""
+    if context.role == "coordinator" and not await has_ledger(context.bus):
+        text = "not checked: which ones are needed shows the ledger, and there is none yet"
+        yield warning("permissions", text, "agentbus setup, as the administrator; then run this again")
+        return
     party = await _party(context)
     refused = [subject async for subject in _refused(context, party)]
     missing = [subject for subject in refused if party.since(subject) == 1]

@@ -16,6 +16,7 @@ from agentbus.bus.wanted.ledgers import Ledgers
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.parties.ledger_streams import ledger_of, narrowed, party_in, party_of_stream
+from agentbus.protocol.refusals import missing
 from agentbus.shared_work import SharedWork
 
 _UNDIVIDED_FOR_S: Final = 1.0
@@ -55,6 +56,7 @@ class _Known:
         hidden: the streams that this user may not read, and when that was learned: the server logs each refusal.
         agents: the agents that have a ledger, as they were listed last.
         listed_at: when that was.
+        none_at_all: whether the server had no stream of the ledger when it was asked last.
         readings: of the streams that take a subject, shared by those who ask in the same moment.
     """
 
@@ -64,6 +66,7 @@ class _Known:
     hidden: dict[str, float] = field(default_factory=dict[str, float])
     agents: tuple[str, ...] = ()
     listed_at: float = -math.inf
+    none_at_all: bool = False
     readings: SharedWork[list[StreamInfo]] = field(default_factory=SharedWork[list[StreamInfo]])
 
     def is_undivided(self, bus: Bus) -> bool:
@@ -122,6 +125,7 @@ async def _read(bus: Bus, known: _Known, subject: str) -> list[StreamInfo]:
         return []
     if found or subject == subjects.STATE_SUBJECTS:
         known.learn(divided=_is_divided(found), now=now, for_s=_UNDIVIDED_FOR_S)
+        known.none_at_all = not found
     return found
 
 
@@ -163,11 +167,24 @@ async def ledger_parts(bus: Bus, subject: str) -> list[Part]:
 
     Args:
         subject: a subject of the ledger, which may hold wildcards.
+
+    Raises:
+        SetupMissingError: there is no ledger. Where parties have ledgers, no one may read the one of all, so that a
+            list would end with a refusal, and nothing would say why.
     """
     party = party_in(subject)
     if party is not None:
         return [await part_of(bus, subject)]
-    return parts_in(bus, await agent_ledgers(bus), subject)
+    ledgers = await agent_ledgers(bus)
+    if ledgers is None and _known_of(bus).none_at_all:
+        raise missing(f"the stream {subjects.STATE_STREAM}")
+    return parts_in(bus, ledgers, subject)
+
+
+async def has_ledger(bus: Bus) -> bool:
+    """Whether there is a ledger, of all or of each party, as far as this user may see it."""
+    await agent_ledgers(bus)
+    return not _known_of(bus).none_at_all
 
 
 def parts_in(

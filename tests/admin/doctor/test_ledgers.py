@@ -62,7 +62,7 @@ async def test_the_ledger_of_an_agent_that_is_nearly_full_is_a_warning_about_tha
     for arguments in (main, administrator):
         [found] = [one for one in await doctor(*arguments) if one["check"] == "room"]
         assert (found["verdict"], found["text"]) == ("warning", "KV_AGENT_STATE_code holds 81% of its 1 MiB")
-        assert "agentbus setup --keep-results 11 --keep-states 19" in found["fix"]
+        assert "--keep-results 11 --keep-states 19" in found["fix"]
     page = json.loads((await run_cli("status", *main)).out)
     [warned] = page["warnings"]
     assert warned.startswith("KV_AGENT_STATE_code holds 81% of its 1 MiB; an administrator can ")
