@@ -161,7 +161,7 @@ class CoordinatorPublishing:
         """
         from agentbus.many_tasks import ManyTasks
 
-        return ManyTasks(self.bus, self.agent, batch).all(tasks)
+        return ManyTasks(self.bus, self.agent, batch, self._warn_of_unknown).all(tasks)
 
     async def _warn_of_unknown(self, agent: str) -> None:
         """Say in the log that the bus has never seen an agent, with the name that was probably meant."""

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,16 +50,21 @@ class NewTask:
 class ManyTasks:
     """Publishes tasks of one coordinator; see `Coordinator.publish_many`.
 
+    `look` is called with the agent of each task before it is published.
+
     Raises:
         InvalidIdError: the name of the batch cannot begin a task id.
     """
 
-    def __init__(self, bus: Bus, coordinator: str, batch: str | None = None) -> None:
+    def __init__(
+        self, bus: Bus, coordinator: str, batch: str | None = None, look: Callable[[str], Awaitable[None]] | None = None
+    ) -> None:
         if batch is not None:
             subjects.task_id(_id_of(subjects.task_id(batch), "", 0))
         self._bus = bus
         self._coordinator = coordinator
         self._batch = batch
+        self._look = look
         self._times = Counter[str]()
         self._away = False
         self._sending = asyncio.Semaphore(_SENDING)
@@ -84,6 +89,8 @@ class ManyTasks:
             task_id, agent = "" if by_content and attachments else task.id, task.agent
             if self._away and not self._bus.connected:
                 raise BusUnavailableError(f"the bus is away; the task {task_id} was not published")
+            if self._look is not None:
+                await self._look(agent)
             if attachments:  # they are a part of what the task is
                 async with self._sending:
                     task = await task_with(self._bus, task, attachments, self._coordinator, self._stored)

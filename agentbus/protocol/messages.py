@@ -17,7 +17,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.conversations.continuation import identity_of
 from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import Json, canonical, decode, encode, object_in, refuse_changes
-from agentbus.protocol.listed.labels import GROUP, group_name
+from agentbus.protocol.listed.labels import GROUP, group_name, group_of
 from agentbus.protocol.outcomes.run_report import Run, amount_in, count_in, run_in
 from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns, earlier_in, with_run
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
@@ -105,6 +105,13 @@ class Task(_Message):
             if name is not None and subjects.is_agent_id(name):
                 return subjects.agent_id(name)
         return default
+
+    def as_kept(self, created_at: str, group: str | None) -> "Task":
+        """Return the same task as it was published first: when that was, and in which group."""
+        own = group_of(self.model_extra or {})
+        fields = {name: value for name, value in self.to_json().items() if name != GROUP or own is None}
+        named: dict[str, Json] = {GROUP: group} if group is not None else {}
+        return _validate(Task, {**fields, "created_at": created_at, **named})
 
     def digest(self) -> str:
         """Fingerprint of the content: who, to whom, where the answer goes, what kind, what it says.

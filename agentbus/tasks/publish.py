@@ -114,7 +114,7 @@ async def _publish(bus: Bus, task: Task, key: TaskKey, data: bytes) -> Published
         # If the answer to the first write was lost, the entry that is there is this one.
         known, revision = made.entry.publication != entry.publication, made.revision
         if known and made.entry.created_at is not None:  # what is told of it is what the bus has
-            task = task.model_copy(update={"created_at": made.entry.created_at})
+            task = task.as_kept(made.entry.created_at, made.entry.group)
         if made.entry.state != "queued":
             return Published(task, known=known, state=made.entry.state)
         if known:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agentbus import Coordinator, connect
+from agentbus import Coordinator, NewTask, PublishedTask, connect
 from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.listing.known_agents import nearest
@@ -57,5 +57,13 @@ async def test_the_library_publishes_for_an_unseen_agent_and_says_so_once_in_its
     for _ in range(2):
         await coordinator.publish("cod", "x")
     await coordinator.publish_to(["code"], "x")
+    said = [record.getMessage() for record in caplog.records if record.name == "agentbus"]
+    assert said == ["this bus has never seen an agent cod: the task waits for its first worker; did you mean code?"]
+
+
+async def test_so_does_it_where_many_are_published(coordinator: Coordinator, caplog: pytest.LogCaptureFixture):
+    await set_up(coordinator.bus, ["code"])
+    tasks = [NewTask(to, f"{number}") for number in range(20) for to in ("code", "cod")]
+    assert all([isinstance(one, PublishedTask) async for one in coordinator.publish_many(tasks)])
     said = [record.getMessage() for record in caplog.records if record.name == "agentbus"]
     assert said == ["this bus has never seen an agent cod: the task waits for its first worker; did you mean code?"]

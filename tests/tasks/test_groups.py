@@ -156,3 +156,15 @@ def test_a_line_can_name_a_group() -> None:
     wanted = read_task(Line(1, b'{"to":"code","content":"x","group":"job"}'), {"group": "default"})
     assert wanted.group == "job"
     assert read_task(Line(1, b'{"to":"code","content":"x"}'), {"group": "default"}).group == "default"
+
+
+async def test_a_known_task_is_told_with_the_group_that_is_kept(server: NatsServer, coordinator: Coordinator) -> None:
+    for task_id, first, again in (("a", "job", "else"), ("b", None, "else"), ("c", "job", None)):
+        await coordinator.publish("code", "x", task_id=task_id, group=first)
+        known = await coordinator.publish("code", "x", task_id=task_id, group=again)
+        assert known.known
+        assert group_of(known.message.model_extra or {}) == first
+        assert (await coordinator.task(task_id).status()).record.entry.group == first
+    on_bus = ("--nats-url", server.url)
+    ran = await run_cli("task", "publish", "--to", "code", "--task-id", "a", "--group", "third", "x", *on_bus)
+    assert (ran.code, json.loads(ran.out)["group"]) == (0, "job"), ran.err

@@ -26,6 +26,8 @@ from agentbus.tasks.lost.lost_tasks import lost_tasks
 from agentbus.tasks.status import Loss, TaskStatus
 
 _MOST_NAMED: Final = 5
+_WORDS: Final = {"progress": "stream", "inputs": "bucket"}
+"""What the kinds of a set-up are to NATS, where that is another word."""
 _FINISH: Final = "agentbus init --upgrade, in the folder of the bus"
 _THEN: Final = {
     subjects.STATE_STREAM: f"from {NEARLY_FULL:.0%} on, no task is taken",
@@ -119,24 +121,25 @@ async def _check(context: CheckContext, names: Sequence[str], agents: Sequence[s
 
 
 def _as_wanted(item: SetupFinding) -> Finding:
+    what = f"the {_WORDS.get(item.kind, item.kind)} {item.name}"
     if item.outcome == "missing" and item.name == agent_control.STREAM:  # a bus of an older layout works without
-        text = f"the {item.kind} {item.name} does not exist: no operator can pause an agent"
+        text = f"{what} does not exist: no operator can pause an agent"
         return warning("streams", text, "agentbus setup, as the administrator")
     if item.outcome == "missing" and item.kind == "progress":
-        text = f"the stream {item.name} does not exist, so what the runs of its agent do cannot be followed"
+        text = f"{what} does not exist, so what the runs of its agent do cannot be followed"
         return warning("streams", text, "agentbus setup, as the administrator")
     if item.outcome == "missing" and item.kind == "inputs":
-        text = f"the bucket {item.name} does not exist, so no task can bring files to its agent"
+        text = f"{what} does not exist, so no task can bring files to its agent"
         return warning("streams", text, "agentbus setup, as the administrator")
     if item.outcome == "missing":
-        return failed("streams", f"the {item.kind} {item.name} does not exist", "agentbus setup, as the administrator")
+        return failed("streams", f"{what} does not exist", "agentbus setup, as the administrator")
     if item.outcome == "different":
         return warning(
             "streams",
-            f"the {item.kind} {item.name}: {'; '.join(item.differences)}",
+            f"{what}: {'; '.join(item.differences)}",
             "agentbus setup --update, as the administrator, unless you changed it on purpose",
         )
-    return ok("streams", f"the {item.kind} {item.name} is as wanted")
+    return ok("streams", f"{what} is as wanted")
 
 
 async def _coming(bus: Bus) -> dict[str, int]:

@@ -58,5 +58,5 @@ async def test_an_agent_without_a_bucket_for_what_tasks_bring_is_a_warning_that_
     findings = await doctor_in_process(link.url, "administrator")
     about = {finding["text"]: finding for finding in findings if "OBJ_AGENT_INPUTS_" in finding["text"]}
     missing = "the bucket OBJ_AGENT_INPUTS_deep does not exist, so no task can bring files to its agent"
-    assert set(about) == {missing, "the inputs OBJ_AGENT_INPUTS_code is as wanted"}
+    assert set(about) == {missing, "the bucket OBJ_AGENT_INPUTS_code is as wanted"}
     assert (about[missing]["verdict"], about[missing]["fix"]) == ("warning", "agentbus setup, as the administrator")
