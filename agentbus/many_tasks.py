@@ -47,6 +47,10 @@ class NewTask:
     branch: str | None = None
 
 
+async def _no_look(_: str) -> None:
+    """Look for nothing."""
+
+
 class ManyTasks:
     """Publishes tasks of one coordinator; see `Coordinator.publish_many`.
 
@@ -57,7 +61,7 @@ class ManyTasks:
     """
 
     def __init__(
-        self, bus: Bus, coordinator: str, batch: str | None = None, look: Callable[[str], Awaitable[None]] | None = None
+        self, bus: Bus, coordinator: str, batch: str | None = None, look: Callable[[str], Awaitable[None]] = _no_look
     ) -> None:
         if batch is not None:
             subjects.task_id(_id_of(subjects.task_id(batch), "", 0))
@@ -89,8 +93,7 @@ class ManyTasks:
             task_id, agent = "" if by_content and attachments else task.id, task.agent
             if self._away and not self._bus.connected:
                 raise BusUnavailableError(f"the bus is away; the task {task_id} was not published")
-            if self._look is not None:
-                await self._look(agent)
+            await self._look(agent)
             if attachments:  # they are a part of what the task is
                 async with self._sending:
                     task = await task_with(self._bus, task, attachments, self._coordinator, self._stored)
