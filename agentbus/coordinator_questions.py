@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agentbus.bus.jetstream import Bus
-from agentbus.protocol import subjects
 from agentbus.protocol.roles import Role, default_role
 from agentbus.task_handle import PublishedTask, TaskHandle
 from agentbus.tasks.status import TaskStatus
@@ -48,7 +47,15 @@ class CoordinatorQuestions:
         return self.agent if owner is None and self.role == "member" else owner
 
     async def questions(
-        self, *, agent: str | None = None, limit: int = 50, cursor: int | None = None, search_s: float = 2.0
+        self,
+        *,
+        agent: str | None = None,
+        limit: int = 50,
+        cursor: int | None = None,
+        search_s: float = 2.0,
+        group: str | None = None,
+        task_type: str | None = None,
+        text: str | None = None,
     ) -> "QuestionList":
         """List what waits for a person: questions of runs, and tasks that ended as `needs_approval` without an answer.
 
@@ -59,22 +66,17 @@ class CoordinatorQuestions:
             cursor: that of an earlier list, which this one continues towards older tasks. A running task moves to the
                 front with each renewal of its lease.
             search_s: about how long to search; see `QuestionList.partial`.
+            group, task_type: only questions of tasks of this group, or of this type.
+            text: only questions with this in their id, in what they ask, or in the first words of their task.
 
         Raises:
-            InvalidIdError, MessageError: `agent` is not an id, or `limit` is not from 1 to 200.
+            InvalidIdError, MessageError: `agent` or `group` is not an id, or `limit` is not from 1 to 200.
         """
+        from agentbus.tasks.listing.wanted import Wanted
         from agentbus.tasks.questions.question_list import list_questions
 
-        only = subjects.agent_id(agent) if agent else None
-        return await list_questions(
-            self.bus,
-            agent=only,
-            owner=self._owner(None),
-            asker=self.agent,
-            limit=limit,
-            cursor=cursor,
-            search_s=search_s,
-        )
+        wanted = Wanted.of(self, agent, group=group, task_type=task_type, text=text)
+        return await list_questions(self.bus, wanted, limit=limit, cursor=cursor, search_s=search_s)
 
     async def answer_question(
         self, question_id: str, *, approve: bool, comment: str = "", agent: str | None = None

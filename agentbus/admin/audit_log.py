@@ -24,15 +24,27 @@ class Wanted:
         who: of this party alone.
         task: of this task alone; what the name leaves out may be anything.
         since: not before this time.
+        agent: about this agent, or a task of it.
+        what: of this kind, such as `publish`, which `publish again` is, too.
+        text: with this in the id of the task, or in the detail.
     """
 
     who: str | None = None
     task: TaskName | None = None
     since: datetime | None = None
+    agent: str | None = None
+    what: str | None = None
+    text: str | None = None
 
     def takes(self, line: Line) -> bool:
         """Whether a line is wanted."""
-        if self.who is not None and line.who != self.who:
+        for wanted, found in ((self.who, line.who), (self.agent, line.agent), (self.what, line.what.partition(" ")[0])):
+            if wanted not in (None, found):
+                return False
+        if (
+            self.text is not None
+            and self.text.casefold() not in f"{line.task and line.task.id}\n{line.detail}".casefold()
+        ):
             return False
         if self.since is not None and line.at < self.since:
             return False

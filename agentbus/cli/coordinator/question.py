@@ -11,8 +11,10 @@ from agentbus.cli.options import (
     agent_of_task_option,
     agent_option,
     bus_options,
+    in_group_option,
     limit_option,
     output_option,
+    type_option,
     with_coordinator,
 )
 from agentbus.cli.waiting_tasks import warn_without_worker
@@ -38,6 +40,7 @@ def question() -> None:
 Examples:
   agentbus question list
   agentbus question list --agent code | jq -r .id
+  agentbus question list --group release-1.2 --text "git push"
 
 \b
 Open questions hold up a run until the time that is shown, and are denied then. An interrupted one belongs to a run
@@ -45,17 +48,20 @@ that has ended: an answer is kept for the next attempt. The words are the agent'
 --cursor that continues the list is printed on standard error.""",
 )
 @agent_option()
+@in_group_option
+@type_option
+@click.option("--text", metavar="TEXT", help="Only questions with this in what is asked, or in what its task is about.")
 @output_option
 @limit_option("Of how many tasks.", default=50, most=_MAX_LISTED)
 @click.option("--cursor", type=click.IntRange(min=1), help="Continue an earlier list, towards older tasks.")
 @with_coordinator
-async def list_(bus: "Coordinator", *, agent: str | None, limit: int, cursor: int | None) -> None:
+async def list_(bus: "Coordinator", *, limit: int, cursor: int | None, **filters: Any) -> None:
     """List the questions that wait for a person, those of the task that changed last first.
 
     They are those of runs that go on or were interrupted, and tasks that ended with a request for approval. Answered
     ones are not listed.
     """
-    await lazy.question_list.QuestionSearch(bus, limit, cursor).run(agent=agent)
+    await lazy.question_list.QuestionSearch(bus, limit, cursor).run(**filters)
 
 
 @question.command(

@@ -1,6 +1,6 @@
 """Lists questions for `agentbus question list`: on a terminal with all that a person decides by."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentbus.cli import output
 from agentbus.protocol.json_codec import encode
@@ -24,11 +24,11 @@ class QuestionSearch:
         self._limit = limit
         self._cursor = cursor
 
-    async def run(self, *, agent: str | None) -> None:
+    async def run(self, **filters: Any) -> None:
         """Search until there are enough or no more, and say on standard error how far it is, and how it goes on."""
         left, page = self._limit, None
         while left > 0 and (page is None or page.partial):
-            page = await self._bus.questions(agent=agent, limit=left, cursor=self._cursor)
+            page = await self._bus.questions(**filters, limit=left, cursor=self._cursor)
             self._print(page)
             self._cursor = page.cursor
             left -= len({question.status.record.key for question in page.questions})

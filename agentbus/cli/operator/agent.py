@@ -43,16 +43,22 @@ Examples:
   agentbus agent list --agent code | jq '.workers[].free'""",
 )
 @agent_option()
+@click.option("--state", type=click.Choice(("online", "offline", "paused")), help="Only agents in this state.")
+@click.option("--text", metavar="TEXT", help="Only agents with this in their id, their description, or a machine.")
 @output_option
 @with_coordinator
-async def list_(bus: "Coordinator", *, agent: str | None) -> None:
+async def list_(bus: "Coordinator", *, agent: str | None, state: str | None, text: str | None) -> None:
     """List the workers that are online, with their free slots, and how many tasks wait for each agent.
 
     A slot is lost while a command holds it that could not be ended.
     A worker that was killed is listed for up to 90 seconds more.
     """
     reader = lazy.overview.OverviewReader(bus, recent=0)
-    counted = await reader.counted_agents(agent)
+    counted = [
+        (one, tasks)
+        for one, tasks in await reader.counted_agents(agent)
+        if state in (None, *lazy.agent_rows.states_of(one)) and lazy.agent_rows.has_text(one, text)
+    ]
     counts = {one.agent: tasks for one, tasks in counted}
     agents = [{**one.to_json(), "tasks": tasks.to_json()} for one, tasks in counted]
     if tabular():

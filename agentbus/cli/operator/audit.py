@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import AgentId, TaskName, limit_option, output_option, since_option, with_coordinator
+from agentbus.cli.options import (
+    AgentId,
+    TaskName,
+    agent_option,
+    limit_option,
+    output_option,
+    since_option,
+    with_coordinator,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -14,6 +22,7 @@ if TYPE_CHECKING:
     from agentbus.protocol.audit.lines import Line
 
 _MAX_LISTED = 100_000
+_WHAT = ("publish", "cancel", "answer", "retry", "requeue", "drop", "pause", "resume")
 
 
 @click.command(
@@ -22,6 +31,7 @@ _MAX_LISTED = 100_000
 Examples:
   agentbus audit --since 2h
   agentbus audit --who alice --since 2026-11-20
+  agentbus audit --agent code --what cancel
   agentbus audit --task code/job-1 --limit 1000 | jq -r .who
 
 \b
@@ -31,14 +41,19 @@ Lines stay for 90 days. Operators, viewers and the administrator can read them."
 )
 @click.option("--who", metavar="ID", type=AgentId(), help="Only lines of this party.")
 @click.option("--task", "task", metavar="TASK", type=TaskName(), help="Only lines about this task.")
+@agent_option("Only lines about this agent, or about tasks of it.")
+@click.option("--what", type=click.Choice(_WHAT), help="Only lines of this kind.")
+@click.option("--text", metavar="TEXT", help="Only lines with this in the id of the task, or in the detail.")
 @since_option
 @limit_option("How many of the newest.", default=100, most=_MAX_LISTED)
 @output_option
 @with_coordinator
-async def audit(bus: "Coordinator", *, who: str | None, task: str | None, since: "datetime | None", limit: int) -> None:
+async def audit(
+    bus: "Coordinator", *, task: str | None, since: "datetime | None", limit: int, **filters: str | None
+) -> None:
     """Show who published, cancelled, answered, retried or requeued a task, and who paused an agent, oldest first."""
     log = lazy.audit_log
-    wanted = log.Wanted(who, lazy.task_names.task_name(task) if task is not None else None, since)
+    wanted = log.Wanted(task=lazy.task_names.task_name(task) if task is not None else None, since=since, **filters)
     lines = await log.newest_lines(bus.bus, wanted, limit)
     if output.tabular():
         output.table(["time", "what", "task", "who", "detail"], [_row(line) for line in lines])

@@ -8,7 +8,7 @@ found by the search for a rare state; headers say which entries ask, so that no 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.reading.backwards import Read
@@ -17,6 +17,7 @@ from agentbus.concurrently import concurrently
 from agentbus.errors import CorruptEntryError, MessageError, PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, GROUP, QUESTIONS, STATE, Headers
+from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record
 from agentbus.tasks.approvals import ANSWER_SUFFIX, answer_key
 from agentbus.tasks.find import READS_AT_ONCE
@@ -41,6 +42,19 @@ class _Asking(Wanted):
 
     answers: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
+    @classmethod
+    def among(cls, wanted: Wanted) -> Self:
+        """Return those that ask of the tasks that are wanted; what they ask is not known before it is read."""
+        return cls(
+            wanted.agent,
+            wanted.owner,
+            None,
+            wanted.asker,
+            with_results=False,
+            group=wanted.group,
+            task_type=wanted.task_type,
+        )
+
     @property
     def is_search(self) -> bool:
         return True
@@ -55,9 +69,26 @@ class _Asking(Wanted):
 
     def is_met_by(self, found: TaskStatus) -> bool:
         entry = found.record.entry
+        if not Wanted.is_met_by(self, found):
+            return False
         if not entry.terminal:
             return bool(still_asked(entry))
         return entry.state == "needs_approval" and (found.agent, found.task_id + ANSWER_SUFFIX) not in self.answers
+
+
+def _with_text(asked: Sequence[list[AskedQuestion]], text: str | None) -> list[list[AskedQuestion]]:
+    """Return the questions of each task that have a text, without the tasks of which none has it."""
+    if text is None:
+        return list(asked)
+    kept = [[question for question in of_task if _has(question, text)] for of_task in asked]
+    return [of_task for of_task in kept if of_task]
+
+
+def _has(question: AskedQuestion, text: str) -> bool:
+    """Whether a question has a text in its id, in the first words of its task, or in what it asks."""
+    arguments = "" if question.arguments is None else encode(question.arguments).decode()
+    parts = (question.id, question.status.about, question.operation, arguments, question.text)
+    return text.casefold() in "\n".join(parts).casefold()
 
 
 def says_that_it_asks(headers: Headers) -> bool:
@@ -75,10 +106,8 @@ def _given_back_by_an_earlier_version(headers: Headers) -> bool:
 
 async def list_questions(
     bus: Bus,
+    wanted: Wanted,
     *,
-    agent: str | None,
-    owner: str | None,
-    asker: str,
     limit: int = 50,
     cursor: int | None = None,
     search_s: float = SEARCH_S,
@@ -89,9 +118,7 @@ async def list_questions(
     a call that continues from a cursor leaves it out.
 
     Args:
-        agent: only questions of this agent.
-        owner: only of tasks of this owner.
-        asker: the coordinator that looks.
+        wanted: of which tasks. Its text is looked for in what is asked as well.
         limit: of how many tasks, 1 to 200; each has at most 16 questions.
         cursor: the `cursor` of an earlier list.
         search_s: how long to search, about.
@@ -103,16 +130,16 @@ async def list_questions(
     """
     if not 1 <= limit <= MAX_LISTED:
         raise MessageError(f"limit must be from 1 to {MAX_LISTED}, not {limit}")
-    wanted, deadline = _Asking(agent, owner, None, asker, with_results=False), deadline_after(search_s)
+    asking_tasks, deadline = _Asking.among(wanted), deadline_after(search_s)
     asking, unreadable, found = list[AskedQuestion](), list[str](), TaskList([])
     left = limit
     while True:
         tasks: list[TaskStatus] = []
-        search = Search(bus, wanted, tasks.append, limit=left, search_s=max(0.0, left_until(deadline)))
+        search = Search(bus, asking_tasks, tasks.append, limit=left, search_s=max(0.0, left_until(deadline)))
         found = await search.backwards(max(left + 1, _SCAN_FIRST), cursor)
         unreadable += found.unreadable
         cursor = found.cursor
-        met = await unanswered(bus, tasks)
+        met = _with_text(await unanswered(bus, tasks), wanted.text)
         asking += [question for questions in met for question in questions]
         left -= len(met)
         if left <= 0 or cursor is None or found.partial or left_until(deadline) <= 0:

@@ -9,6 +9,7 @@ from agentbus.cli.output import free_slots
 
 if TYPE_CHECKING:
     from agentbus.admin.queued_tasks import AgentTasks
+    from agentbus.agent_overview import AgentOverview
 
 COLUMNS: Final = (
     Column("agent", 0),
@@ -52,6 +53,20 @@ def row(one: dict[str, Any], now: datetime, tasks: "AgentTasks | None" = None) -
         "version": ", ".join(sorted({worker["version"] for worker in workers})),
         "description": next((worker["description"] for worker in workers if worker["description"]), ""),
     }
+
+
+def states_of(one: "AgentOverview") -> tuple[str, ...]:
+    """Return the states that an agent is in, as `--state` names them."""
+    paused = ("paused",) if one.paused_by is not None or one.paused is not None else ()
+    return ("online" if one.online else "offline", *paused)
+
+
+def has_text(one: "AgentOverview", text: str | None) -> bool:
+    """Whether an agent has a text in its id, in what its workers say of it, or in the names of their machines."""
+    if text is None:
+        return True
+    said = [part for worker in one.workers for part in (worker.description, worker.host)]
+    return text.casefold() in "\n".join((one.agent, *said)).casefold()
 
 
 def _count(number: int | None) -> str:
