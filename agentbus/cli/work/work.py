@@ -1,5 +1,6 @@
 """`agentbus work`: shows what the run of a task has left, and takes it."""
 
+import shlex
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -179,10 +180,21 @@ def apply(
     """
     if merge and cherry_pick:
         raise click.UsageError("--merge and --cherry-pick exclude each other.", click.get_current_context())
-    if take is not None and (merge or cherry_pick):  # what is shown before is the patch of what was checked out
-        raise click.UsageError("--take makes a branch; look at it, then merge it.", click.get_current_context())
     how = "merge" if merge else "cherry-pick" if cherry_pick else None
+    if take is not None and how is not None:
+        raise click.UsageError(_why_not_at_once(take, how, **options), click.get_current_context())
     lazy.session.run_connected(nats_url, config, partial(_apply, how=how, take=take, **options))
+
+
+def _why_not_at_once(take: str, how: str, *, task_id: str, branch: str | None, **_: Any) -> str:
+    """Say why a further branch is not merged in the same step, and with which commands it is."""
+    made = lazy.own_repository.branch_for(lazy.task_names.task_name(task_id).task_id, branch, take=take)
+    quoted = shlex.quote(made)
+    return (
+        f"--take makes a branch and no more: the patch of {take} was not brought home, so that nothing could be shown "
+        f"before --{how}. Run this without it, look with `git log -p HEAD..{quoted}`, then "
+        f"`git {how} {quoted if how == 'merge' else f'HEAD..{quoted}'}`"
+    )
 
 
 async def _apply(

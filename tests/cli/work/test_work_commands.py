@@ -127,3 +127,15 @@ async def test_tasks_are_compared_side_by_side(server: NatsServer, coordinator: 
     words = ("work", "compare", "job-1", "job-2", "--nats-url", server.url)
     _, page = await on_terminal(*words, env={"NO_COLOR": "1", "COLUMNS": "120"})
     assert "a.txt  code/job-1, code/job-2" in page
+
+
+@pytest.mark.parametrize(
+    ("how", "then"),
+    [("--merge", "`git merge agentbus/job-1-docs`"), ("--cherry-pick", "`git cherry-pick HEAD..agentbus/job-1-docs`")],
+)
+async def test_why_a_further_branch_is_not_merged_at_once_is_said_with_what_to_do(how: str, then: str) -> None:
+    ran = await run_python("-m", "agentbus", "work", "apply", "code/job-1", "--take", "docs", how)
+    assert ran.code == 2
+    assert "the patch of docs was not brought home" in ran.err
+    assert "`git log -p HEAD..agentbus/job-1-docs`" in ran.err
+    assert then in ran.err
