@@ -214,15 +214,3 @@ async def test_a_machine_that_was_off_is_told_of_each_event_once(
     assert told() == ["bad", "ask", "worse", "last"] or sorted(told()[:2]) == ["ask", "bad"]
     assert len(told()) == 4
     assert "t0ken" not in (tmp_path / "log").read_text(encoding="utf-8")
-
-
-@pytest.mark.posix("systemd")
-def test_the_unit_of_a_service_quotes_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    from agentbus.provision.services.notify_service import unit_text  # noqa: PLC0415
-
-    text = unit_text(["notify", "--exec", 'say "50%" $HOME \\', "--on", "failed,asks"], "sh")
-    [line] = [one for one in text.splitlines() if one.startswith("ExecStart=")]
-    assert line.endswith('agentbus notify --exec "say \\"50%%\\" $$HOME \\\\" --on failed,asks')
-    assert "\n[Install]\n" in text
-    with pytest.raises(ConfigError):
-        unit_text(["a\nb"], None)

@@ -49,8 +49,13 @@ again after 2 s and then more, up to 10 minutes.""",
     metavar="FILE",
     help="Where it is kept how far this has come; default: a file for each target in ~/.agentbus/notify.",
 )
-@click.option("--install", is_flag=True, help="Make a service of this user with systemd, and start it.")
+@click.option("--install", is_flag=True, help="Make a service of this user, and start it.")
 @click.option("--print", "print_only", is_flag=True, help="Print the unit of that service, and change nothing.")
+@click.option(
+    "--manager",
+    type=click.Choice(["systemd-user", "launchd"]),
+    help="What runs the service.  [default: launchd on macOS, else the user manager of systemd]",
+)
 @bus_options
 def notify(  # noqa: PLR0913, PLR0917  # an argument for each option
     command: str | None,
@@ -63,6 +68,7 @@ def notify(  # noqa: PLR0913, PLR0917  # an argument for each option
     timeout_s: float,
     give_up_s: float,
     state: "Path | None",
+    manager: Literal["systemd-user", "launchd"] | None,
     nats_url: str | None,
     config: "Path | None",
     *,
@@ -79,7 +85,7 @@ def notify(  # noqa: PLR0913, PLR0917  # an argument for each option
     if install or print_only:
         if url is not None:
             raise click.UsageError("A service takes --url-file: its unit is no place for a secret.")
-        lazy.notifying.install(command, print_only=print_only)
+        lazy.notifying.install(command, manager, print_only=print_only)
         return
     target = lazy.notifying.target_of(command, url, url_file, timeout_s, body)
     wanted = lazy.watching.Watched(topics, agents, owner, None, lines=False, session=False)

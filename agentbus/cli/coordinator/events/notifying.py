@@ -21,6 +21,7 @@ from agentbus.tasks.events.task_event import TaskEvent
 
 _STATES: Final = "~/.agentbus/notify"
 _OF_SERVICE: Final = ("--install", "--print")
+_MANAGER: Final = "--manager"
 _PATHS: Final = ("--url-file", "--state", "--config")
 
 
@@ -67,28 +68,31 @@ async def notify(
         await until_one_ends(tell_events(reader, notifier.position, take), notifier.run())
 
 
-def install(command: str | None, *, print_only: bool) -> None:
+def install(command: str | None, manager: notify_service.Manager | None, *, print_only: bool) -> None:
     """Make this command a service, or print its unit."""
     program = shlex.split(command)[0] if command else None
-    text = notify_service.unit_text(_arguments_of_this(), program)
+    manager = manager or notify_service.manager_of_this_machine()
+    text = notify_service.unit_text(_arguments_of_this(), program, manager)
     if print_only:
         output.line(text.removesuffix("\n"))
         return
-    output.remark(f"{notify_service.install(text)}: runs")
-    output.remark("its log: journalctl --user -u agentbus-notify -f")
-    output.remark("it ends when you log out, unless you run: loginctl enable-linger")
-    output.remark("remove it with: systemctl --user disable --now agentbus-notify")
+    made = notify_service.install(text, manager)
+    for hint in (f"{made.unit}: runs", *made.hints):
+        output.remark(hint)
 
 
 def _arguments_of_this() -> list[str]:
     """Return the arguments of this command, without those that make it a service, and with whole paths."""
     found: list[str] = []
-    for word in sys.argv[1:]:
+    words = iter(sys.argv[1:])
+    for word in words:
         option, assigned, value = word.partition("=")
         if found and found[-1] in _PATHS:
             found.append(str(in_home(word).absolute()))
         elif option in _PATHS and assigned:
             found.append(f"{option}={in_home(value).absolute()}")
-        elif word not in _OF_SERVICE:
+        elif word == _MANAGER:
+            next(words, None)
+        elif word not in _OF_SERVICE and option != _MANAGER:
             found.append(word)
     return found
