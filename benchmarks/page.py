@@ -8,7 +8,7 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -54,8 +54,12 @@ async def measure(size: Size) -> list[Row]:
     async with bus() as (server, coordinator, folder):
         await _fill(coordinator, *_SIZES[size.name])
         turns, label = _TURNS[size.name], _label(size)
-        status = await _against_its_requests(server, _status, turns)
-        first = await _against_its_requests(server, _first_view(folder), turns)
+
+        async def alive() -> None:
+            await _store(coordinator, [_worker(number) for number in range(_SIZES[size.name][0])])
+
+        status = await _against_its_requests(server, _status, turns, alive)
+        first = await _against_its_requests(server, _first_view(folder), turns, alive, idle_s=_READ_AHEAD_S)
         busy = await _busy(server, coordinator, folder, _BUSY_S[size.name])
     target = _TARGET if size.name != "tiny" else None
     return [
@@ -77,6 +81,10 @@ async def _fill(coordinator: Coordinator, workers: int, waiting: int, settled: i
     for number in range(waiting):
         messages += _waiting(number)
     messages += [_worker(number) for number in range(workers)]
+    await _store(coordinator, messages)
+
+
+async def _store(coordinator: Coordinator, messages: Sequence["_Message"]) -> None:
     for start in range(0, len(messages), _AT_ONCE):
         batch = messages[start : start + _AT_ONCE]
         for subject, data, headers in batch[:-1]:
@@ -145,12 +153,29 @@ def _first_view(folder: Path) -> Look:
     return look
 
 
-async def _against_its_requests(server: NatsServer, look: Look, turns: int) -> list[tuple[float, float]]:
-    """Look, and say to the server what was said for that, in turns; a look beside these shows what that is."""
+async def _against_its_requests(
+    server: NatsServer, look: Look, turns: int, prepare: Callable[[], Awaitable[None]], *, idle_s: float = 0.0
+) -> list[tuple[float, float]]:
+    """Look, and say to the server what was said for that, in turns; a look beside these shows what that is.
+
+    Args:
+        prepare: called before each: an entry of a worker goes after 90 seconds.
+        idle_s: how long a connection is idle before the look.
+    """
+    await prepare()
     async with recorded(_port(server)) as (url, recordings):
         await look(url, lambda: recordings[0].begin())  # noqa: PLW0108  # it is there once the look has connected
         recordings[0].end()
-    return await interleaved(lambda: look(server.url, lambda: None), lambda: recordings[0].again(server.url), turns)
+
+    async def ours() -> float:
+        await prepare()
+        return await look(server.url, lambda: None)
+
+    async def bare() -> float:
+        await prepare()
+        return await recordings[0].again(server.url, idle_s=idle_s)
+
+    return await interleaved(ours, bare, turns)
 
 
 async def _busy(server: NatsServer, coordinator: Coordinator, folder: Path, seconds: float) -> float:

@@ -64,8 +64,13 @@ class Recording:
     def end(self) -> None:
         self.length, self.ends = len(self.pieces), self.counter.count
 
-    async def again(self, url: str) -> float:
-        """Ask the same again; returns the milliseconds that what is measured took."""
+    async def again(self, url: str, *, idle_s: float = 0.0) -> float:
+        """Ask the same again; returns the milliseconds that what is measured took.
+
+        Args:
+            idle_s: for how long the connection is idle before that, as that of the client was: a machine that does
+                other things meanwhile takes longer for what comes then.
+        """
         arrived, count, started = asyncio.Event(), 0, 0.0
         other = random_token(4).encode()  # the consumers of the recording have given out their messages
 
@@ -85,6 +90,7 @@ class Recording:
                 measured = number >= self.begins
                 if number == self.begins:
                     await bare.client.flush()
+                    await asyncio.sleep(idle_s)
                     started = time.perf_counter()
                 if measured:
                     await until(before - self.before)

@@ -27,7 +27,7 @@ KV_OPERATION: Final = "KV-Operation"
 """Of a key-value bucket: `DEL` or `PURGE` in a message that removes its key."""
 
 _OF_FIRST_LINE: Final = frozenset({STATUS, DESCRIPTION})
-_NOT_IN_NAME: Final = re.compile(r"[\s\ufffd]")
+_NOT_IN_NAME: Final = re.compile(r"\s")
 
 # -- agentbus ---------------------------------------------------------------------------------------------------
 
@@ -62,9 +62,8 @@ DEAD_SIZE: Final = "Bus-Size"
 DEAD_SHA256: Final = "Bus-Sha256"
 
 
-_KNOWN: Final = {
-    name.encode(): name
-    for name in (
+_KNOWN: Final = frozenset(
+    {
         MSG_ID,
         EXPECTED_LAST_SEQUENCE,
         EXPECTED_LAST_SUBJECT_SEQUENCE,
@@ -79,10 +78,12 @@ _KNOWN: Final = {
         QUESTIONS,
         GROUP,
         REVISION,
-    )
-}
+    }
+)
 """The names that most messages have, as they are written: a search reads some hundred thousand of them."""
-_BLANKS: Final = b" \t"
+_NONE_REPEATED: Final[frozenset[str]] = frozenset()
+_AROUND_NAMES: Final = " \t\n\r\x0b\x0c"
+_BLANKS: Final = " \t"
 """What may stand around a value. A form feed belongs to it: the subject of a stored message is such a value."""
 
 
@@ -95,25 +96,28 @@ def parse(block: bytes) -> tuple[dict[str, str], frozenset[str]]:
     """
     first, _, rest = block.partition(b"\r\n")
     fields: dict[str, str] = {}
-    repeated: set[str] = set()
-    for line in rest.split(b"\r\n"):
-        raw_name, colon, value = line.partition(b":")
-        name = _KNOWN.get(raw_name) or raw_name.strip().decode("ascii", "replace")
-        if not colon or not name or (raw_name not in _KNOWN and not _may_be_name(name)):
+    repeated = _NONE_REPEATED
+    for line in rest.decode(errors="replace").split("\r\n"):
+        name, colon, value = line.partition(":")
+        if not colon:
             continue
+        if name not in _KNOWN:
+            name = name.strip(_AROUND_NAMES)
+            if not _may_be_name(name):
+                continue
         if name in fields:
-            repeated.add(name)
-        fields[name] = value.strip(_BLANKS).decode(errors="replace")
+            repeated |= {name}
+        fields[name] = value.strip(_BLANKS)
     status, _, description = first.removeprefix(b"NATS/1.0").strip().partition(b" ")
     if status.isdigit() and SEQUENCE not in fields:
         fields[STATUS] = status.decode()
         if description.strip():
             fields[DESCRIPTION] = description.strip().decode(errors="replace")
-    return fields, frozenset(repeated)
+    return fields, repeated
 
 
 def _may_be_name(name: str) -> bool:
-    return name not in _OF_FIRST_LINE and _NOT_IN_NAME.search(name) is None
+    return bool(name) and name.isascii() and name not in _OF_FIRST_LINE and _NOT_IN_NAME.search(name) is None
 
 
 def is_first(headers: Headers) -> bool:

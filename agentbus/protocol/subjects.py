@@ -289,6 +289,8 @@ def mcp_tasks(agent: str) -> str:
 
 def parse_mcp_task(subject: str) -> tuple[str, str] | None:
     """Coordinator and id of the record of an MCP task, or None when the subject is none."""
+    if ".=" not in subject:  # as most are not, of the many that a list looks at
+        return None
     prefix = f"$KV.{STATE_BUCKET}."
     agent, separator, task = subject.removeprefix(prefix).partition(".=")
     if subject.startswith(prefix) and separator and _AGENT_ID.fullmatch(agent) and _NAME.fullmatch(task):

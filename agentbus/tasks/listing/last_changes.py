@@ -89,20 +89,22 @@ class _Look:
         return self.most_settled + sum(self.in_work.values()) + 1 if self.all_known else None
 
     def done_with(self, entries: Sequence[Read]) -> list[str]:
-        """Return the agents of which nothing more is wanted after these entries: all that may run was found."""
+        """Return the agents of which nothing more is wanted after these, which run: all that may run was found."""
         for entry in entries:
-            task = subjects.parse_state(entry.subject) if entry.headers.get(STATE) == "working" else None
+            task = subjects.parse_state(entry.subject)
             if task is not None and task.agent in self.in_work:
                 self.in_work[task.agent] -= 1
         return [agent for agent, left in self.in_work.items() if left <= 0] if self.has_settled else []
 
     async def take(self, entries: Sequence[Read], most_asking: int) -> list[str]:
         """Take what is wanted of some entries; returns the same as `done_with`."""
-        await self.add_running([one for one in entries if one.headers.get(STATE) == "working"])
-        await self.add_settled([one for one in entries if one.headers.get(STATE) != "working"])
+        states = [(one, one.headers.get(STATE)) for one in entries]
+        working = [one for one, state in states if state == "working"]
+        await self.add_running(working)
+        await self.add_settled([one for one, state in states if state != "working"])
         if most_asking:
-            await self.add_asking(entries, most_asking)
-        return self.done_with(entries)
+            await self.add_asking([one for one, state in states if state in ("queued", "working")], most_asking)
+        return self.done_with(working)
 
     async def add_running(self, entries: Sequence[Read]) -> None:
         found = await self._read(entries[: self.most_running - len(self.running)])
@@ -119,11 +121,7 @@ class _Look:
     async def add_asking(self, entries: Sequence[Read], most: int) -> None:
         known = {one.record.key for one in self.running}
         may_ask = [
-            one
-            for one in entries
-            if one.headers.get(STATE) in ("queued", "working")
-            and says_that_it_asks(one.headers)
-            and subjects.parse_state(one.subject) not in known
+            one for one in entries if says_that_it_asks(one.headers) and subjects.parse_state(one.subject) not in known
         ]
         self.asking += [one for one in await self._read(may_ask[: most - len(self.asking)]) if one.asks]
 
