@@ -87,6 +87,7 @@ class TasksExtension(Extension):
         self._check(ctx, params.task_id)
         task = await self._mcp_tasks.get(params.task_id)
         self.metrics.answered(task.get("result", {}).get("structuredContent"))
+        await self._mcp_tasks.note_seen(task)
         return task
 
     async def _serve_update(self, ctx: ServerRequestContext[Any, Any], params: UpdateParams) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from agentbus.bus.pull_consumer import Delivery
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError, ApiError, BusUnavailableError, SetupMissingError
 from agentbus.protocol import subjects
+from agentbus.protocol.json_codec import object_in
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.errors import client_message
 from agentbus_mcp.notifications.bus_events import BusEvents, Unsubscribe
+from agentbus_mcp.replies.results import results_in
 from agentbus_mcp.sanitize import clip
 from agentbus_mcp.task_extension import records
 from agentbus_mcp.task_extension.records import End, StoredRecord
@@ -87,6 +89,10 @@ class McpTasks:
                 raise
             return known.task if known.stored.record.end else {**known.task, "statusMessage": _UNREACHABLE}
         return self._describe(stored, tool, state)
+
+    async def note_seen(self, task: Mapping[str, Any]) -> None:
+        """Note that a client has asked for a `DetailedTask` whose results the model of the session reads with it."""
+        await self._bus_link.note_seen(results_in(object_in(task.get("result")).get("structuredContent")))
 
     async def watch(self, task_id: str, changed: Callable[[], None]) -> Unsubscribe | None:
         """Call `changed` when a task may have changed; None where there is no such task.
