@@ -33,7 +33,8 @@ async def test_the_result_of_a_task_that_was_got_is_noted_as_read(
     server: NatsServer, coordinator: Coordinator, tmp_path: Path
 ):
     async with tasks_on(server, tmp_path) as client:
-        task = await client.call("publish_task", {"to": "code", "content": "work", "task_id": "job-1", "watch": True})
+        asked = {"to": "code", "content": "work", "task_id": "job-1", "task_type": "test", "watch": True}
+        task = await client.call("publish_task", asked)
         assert task["resultType"] == "task"
         assert (await client.get(task["taskId"]))["status"] == "working"
         assert noted(tmp_path) == {"job-1": False}
