@@ -454,10 +454,23 @@ def test_a_command_is_a_list_or_a_string_that_is_split_and_never_run_by_a_shell(
         ("{input}", "[agent] chat_cmd has no {input} among its arguments"),
         (["cli-{input}", "chat"], "[agent] chat_cmd has no {input} among its arguments"),
         ("cli '{input}", "[agent] chat_cmd: cannot be split into words: No closing quotation"),
+        ("echo {input} | wc", "[agent] chat_cmd: has '|' in it, which only a shell understands, and none runs it"),
+        ("cli {input} > out", "[agent] chat_cmd: has '>' in it, which only a shell understands"),
     ],
 )
 def test_a_command_that_could_not_take_the_prompt_is_refused(files: Files, command: Any, reason: str):
     assert files.refusal(agent={"chat_cmd": command}).startswith(reason)
+
+
+@pytest.mark.parametrize("party", ["main", "admin"])
+def test_an_agent_that_is_called_like_a_party_of_every_bus_is_refused(files: Files, party: str):
+    refusal = files.refusal(agent={"id": party})
+    assert refusal == f"[agent] id: no agent can be called {party}: that is a party of every bus"
+
+
+def test_a_number_in_quotation_marks_is_refused_with_the_fix(files: Files):
+    refusal = files.refusal(worker={"concurrency": "2"})
+    assert refusal == "[worker] concurrency: must be a number, without quotes"
 
 
 @pytest.mark.parametrize(
