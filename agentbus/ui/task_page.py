@@ -1,8 +1,10 @@
 """What the page shows of one task: its content, when it waited and when it ran, its answer, its cost, and its work."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Literal
 
+from agentbus.concurrently import concurrently
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError, MessageError
 from agentbus.protocol.conversations.continuation import session_in
@@ -15,6 +17,7 @@ from agentbus.protocol.task_names import TaskName
 from agentbus.tasks.approvals import answer_key
 from agentbus.tasks.follow_ups import conversation_of
 from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.listing.continued import continued
 from agentbus.tasks.progress.last import last_progress
 from agentbus.tasks.questions.asked import AskedQuestion, asked_by
 from agentbus.tasks.queue.queued_content import queued_task
@@ -27,6 +30,7 @@ Part = Literal["prompt", "answer"]
 _TURNS_SHOWN: Final = 20
 """Of a conversation: the last ones, with what was said in each."""
 _TURN_CHARS: Final = 4_000
+_TURNS_AT_ONCE: Final = 8
 
 
 async def task_page(bus: Coordinator, name: str) -> Row:
@@ -57,7 +61,8 @@ async def task_page(bus: Coordinator, name: str) -> Row:
         questions=[question_row(asked, whole=True) for asked in _asks(status, answered=answered is not None)],
         answered_by=str(answered) if answered else None,
         work=_work(status),
-        conversation=await _conversation(bus, status),
+        conversation=await _before(bus, status),
+        **await _after(bus, status),
         can=_can(bus, status, answered=answered is not None),
     )
 
@@ -159,20 +164,40 @@ def _work(status: TaskStatus) -> Row | None:
     return known(files=files, changes=known(branch=branch, log=log, **short) if changes is not None else None)
 
 
-async def _conversation(bus: Coordinator, status: TaskStatus) -> list[Json] | None:
-    """Return the turns before this one and after it, as far as they are known: who said what."""
+async def _before(bus: Coordinator, status: TaskStatus) -> list[Json] | None:
+    """Return the turns before this one, as far as they are known: who said what."""
     if not status.continues:
         return None
     names = [one for one in await conversation_of(bus.bus, status) if one != status.name]
-    turns: list[Json] = []
-    for name in names[-_TURNS_SHOWN:]:
-        with suppress(AgentBusError):
-            turns.append(await _turn(bus, name))
-    return turns
+    return await _turns(bus, names[-_TURNS_SHOWN:])
 
 
-async def _turn(bus: Coordinator, name: TaskName) -> Row:
-    status = await bus.task(str(name)).status()
+async def _after(bus: Coordinator, status: TaskStatus) -> Row:
+    """Return the turns after this one, the first ones; and whether there may be more, as a look has its time.
+
+    Only what has left a session, or has asked, has any.
+    """
+    session, _ = session_in(status.record.entry.result or {})
+    if session is None and status.state != "needs_approval":
+        return {}
+    with suppress(AgentBusError):
+        found = await continued(bus.bus, status, owner=bus.agent if bus.role == "member" else None)
+        turns = await _turns(bus, [one.name for one in found.tasks[:_TURNS_SHOWN]])
+        more = not found.whole or len(found.tasks) > _TURNS_SHOWN
+        return known(later=turns or None, later_more=True if more else None)
+    return {}
+
+
+async def _turns(bus: Coordinator, names: Sequence[TaskName]) -> list[Json]:
+    found = await concurrently(names, lambda name: _turn(bus, name), at_once=_TURNS_AT_ONCE)
+    return [turn for turn in found if turn is not None]
+
+
+async def _turn(bus: Coordinator, name: TaskName) -> Row | None:
+    try:
+        status = await bus.task(str(name)).status()
+    except AgentBusError:
+        return None
     task, result = await _content(bus, status), status.result
     return known(
         name=str(name),

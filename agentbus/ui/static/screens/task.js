@@ -14,7 +14,7 @@ const AGAIN_MS = 4000;
 
 export function taskScreen(main, path) {
   const name = path.rest;
-  const place = Object.fromEntries(["top", "questions", "line", "talk", "prompt", "log", "answer", "work", "facts", "follow"].map((key) => [key, h("div", { class: `part part-${key}` })]));
+  const place = Object.fromEntries(["top", "questions", "line", "talk", "prompt", "log", "answer", "work", "facts", "later", "follow"].map((key) => [key, h("div", { class: `part part-${key}` })]));
   const log = logView(() => drawLine());
   main.append(...Object.values(place));
   place.log.append(log.element);
@@ -72,10 +72,11 @@ export function taskScreen(main, path) {
       fill(place.questions, task.questions ? h("section", { "aria-label": "Questions" }, h("ul", { class: "rows" }, task.questions.map((row) => questionCard(row, { linked: false })))) : undefined);
     }
     if (!before) {
-      fill(place.talk, conversation(task));
+      fill(place.talk, conversation("talk", "The conversation before", task.conversation));
       fill(place.prompt, textPart("Prompt", "prompt", task));
     } else if (!before.prompt && task.prompt) fill(place.prompt, textPart("Prompt", "prompt", task));
     fill(place.answer, answer(task));
+    if (!before || JSON.stringify(before.later) !== JSON.stringify(task.later)) fill(place.later, conversation("later", "How it went on", task.later, task.later_more));
     log.element.hidden = log.count === 0 && settled(task);
     fill(place.facts, facts(task));
     if (!before || JSON.stringify(before.work) !== JSON.stringify(task.work)) fill(place.work, work(task));
@@ -197,8 +198,9 @@ function textPart(title, part, row) {
   );
 }
 
-function conversation(row) {
-  if (!row.conversation) return undefined;
+// Who said what in turns of the conversation, before the task or after it.
+function conversation(key, title, turns, more) {
+  if (!turns && !more) return undefined;
   const turn = (one) =>
     h(
       "li",
@@ -207,7 +209,8 @@ function conversation(row) {
       one.prompt ? h("pre", { class: "said-by person" }, one.prompt.text) : undefined,
       one.answer ? h("pre", { class: "said-by agent" }, one.answer.text) : undefined,
     );
-  return h("section", { "aria-labelledby": "talk-title" }, h("h2", { id: "talk-title" }, "The conversation before"), h("ol", { class: "talk" }, row.conversation.map(turn)));
+  const note = more ? h("p", { class: "dim" }, "There may be more: what changed since was looked at for a moment only. ", h("a", { href: "#/tasks" }, "All tasks")) : undefined;
+  return h("section", { "aria-labelledby": `${key}-title` }, h("h2", { id: `${key}-title` }, title), turns ? h("ol", { class: "talk" }, turns.map(turn)) : undefined, note);
 }
 
 function work(row) {
