@@ -4,11 +4,19 @@ import asyncio
 import json
 import random
 import sys
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
 
+from agentbus.bus.jetstream import Bus, connect
+from agentbus.errors import BusError, BusUnavailableError
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.progress import names
+from agentbus.protocol.progress.events import ProgressMessage, RunEvent
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
+from agentbus.task_handle import TaskHandle
 from support.clustered import ELECTION_S, Cluster, cluster
 from support.harness import eventually, run_cli, worker
 from system.chaos.plan import clustered_short
@@ -17,6 +25,7 @@ from system.chaos.storm import run_storm
 pytestmark = pytest.mark.posix("a storm over workers")
 
 TASKS = 12
+AWAY = "what runs of the agent code tell cannot be read now: the one server that keeps it is away"
 
 
 @pytest.mark.cluster
@@ -48,6 +57,42 @@ async def test_set_up_goes_on_while_the_server_with_what_runs_tell_is_away(tmp_p
             return outcomes.get("AGENT_PROGRESS_code") == "found"
 
         await eventually(to_the_end, "set-up goes to its end", timeout_s=4 * ELECTION_S)
+
+
+@pytest.mark.cluster
+async def test_who_follows_a_task_is_told_that_what_its_runs_tell_is_away_and_goes_on_once_it_is_back(tmp_path: Path):
+    async with cluster(tmp_path) as servers:
+        code, _, said = await set_up(servers, "--agent", "code", "--replicas", "3")
+        assert code == 0, said
+        away = await servers.leader("AGENT_PROGRESS_code")  # its only replica
+        servers.kill(away)
+        first = next(number for number, name in enumerate(servers.names) if name != away)
+        async with servers.coordinator(first=first) as coordinator:
+
+            async def published() -> TaskHandle | None:  # once what was led there has another leader
+                with suppress(BusError):
+                    return await coordinator.publish("code", "say:hello wait:never", task_type="test", task_id="job")
+                return None
+
+            task = await eventually(published, "a task is published", timeout_s=4 * ELECTION_S)
+            async with asyncio.timeout(4 * ELECTION_S), aclosing(task.events()) as events:
+                told = await anext(events)
+                assert (told.kind, told.text) == ("dropped", f"{AWAY}; it goes on by itself when that is back")
+                with pytest.raises(BusUnavailableError, match=f"{AWAY}; try again"):
+                    await anext(task.events(follow=False))
+                await servers.start(away)
+                key = TaskKey("code", "job")
+                message = ProgressMessage("run", 1, 0.5, (RunEvent("text", 0.5, "here again"),))
+                async with connect(servers.settings("code")) as worker_bus:
+                    await eventually(lambda: _tells(worker_bus, key, message), "a run can tell again")
+                assert (await anext(events)).text == "here again"
+
+
+async def _tells(bus: Bus, key: TaskKey, message: ProgressMessage) -> bool:
+    with suppress(BusError):
+        await bus.store(names.of_task(key), encode(message.to_json()), timeout_s=1)
+        return True
+    return False
 
 
 @pytest.mark.cluster

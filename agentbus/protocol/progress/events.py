@@ -27,7 +27,7 @@ _MOST_EVENTS: Final = 128
 """Of one message, as readers take them: none of ours has more than half as many."""
 
 EventKind: TypeAlias = Literal["start", "text", "tool", "tool_end", "retry", "question", "usage", "notice", "dropped"]
-"""`dropped` is written by readers alone, in place of what was not kept."""
+"""`dropped` is written by readers alone, in place of what was not kept, or cannot be read now."""
 _KINDS: Final = frozenset(get_args(EventKind)) - {"dropped"}
 
 

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, Start
@@ -19,6 +19,10 @@ _PAUSE_S: Final = 0.5
 _LAST_S: Final = 0.5
 """How long to wait for what a run told at its end, once its task is settled: it is sent before, and not waited for."""
 _MOST_RUNS: Final = 256
+_AWAY_S: Final = 1.5
+"""How long a stream may not answer before a reader in a cluster is told that it is away: servers answer within
+milliseconds, and of what has one replica no other one is elected."""
+_AWAY: Final = "what runs of the agent {agent} tell cannot be read now: the one server that keeps it is away"
 
 
 @dataclass
@@ -58,28 +62,41 @@ async def kept_events(bus: Bus, key: TaskKey) -> AsyncGenerator[RunEvent]:
     Raises:
         SetupMissingError: the bus keeps nothing of what the runs of this agent do; the message says what to do.
         PermissionDeniedError: this user may not read it.
+        BusUnavailableError: the bus did not answer; or, in a cluster, the server that keeps it is away.
     """
     told = _Told()
-    async with _opened(bus, key, 0) as consumer, aclosing(consumer.backlog()) as backlog:
-        async for delivery in backlog:
-            for event in _events(told, delivery):
-                yield event
+    async with _Opening(bus, key, 0) as opening:
+        if await opening.is_away():
+            raise BusUnavailableError(f"{_AWAY.format(agent=key.agent)}; try again when it is back")
+        consumer = await opening.consumer()
+        assert consumer is not None, "nothing else was waited for"
+        async with aclosing(consumer.backlog()) as backlog:
+            async for delivery in backlog:
+                for event in _events(told, delivery):
+                    yield event
 
 
 async def follow_events(bus: Bus, key: TaskKey, settled: "asyncio.Future[Any]") -> AsyncGenerator[RunEvent]:
     """Yield the same and then what comes, until `settled` is done and nothing more is there.
 
-    A lost connection or a restarted server does not end it.
+    A lost connection or a restarted server does not end it. Where, in a cluster, the server that keeps it is away, an
+    event of the kind `dropped` says so.
 
     Raises:
         SetupMissingError, PermissionDeniedError: as `kept_events`, at the beginning.
     """
     told, since = _Told(), None
-    first = True
+    first, said_away = True, False
     while True:
         try:
-            async with _opened(bus, key, 0 if since is None else since) as consumer:
-                first = False
+            async with _Opening(bus, key, 0 if since is None else since) as opening:
+                if await opening.is_away() and not said_away:
+                    said_away = True
+                    text = f"{_AWAY.format(agent=key.agent)}; it goes on by itself when that is back"
+                    yield RunEvent("dropped", text=text)
+                if (consumer := await opening.consumer(settled)) is None:
+                    return
+                first = said_away = False
                 while (delivery := await _next_or_settled(consumer, settled)) is not None:
                     since = delivery.stored_at
                     for event in _events(told, delivery):
@@ -111,6 +128,35 @@ def _events(told: _Told, delivery: Delivery) -> list[RunEvent]:
     return told.take(message) if message is not None else []
 
 
-def _opened(bus: Bus, key: TaskKey, after: int | datetime) -> OrderedConsumer:
-    start: Start = after
-    return OrderedConsumer(bus, names.stream(key.agent), names.of_task(key), after=start)
+class _Opening:
+    """Opens a consumer of what the runs of a task tell, and closes it at the end of the block."""
+
+    def __init__(self, bus: Bus, key: TaskKey, after: Start) -> None:
+        self._bus = bus
+        self._consumer = OrderedConsumer(bus, names.stream(key.agent), names.of_task(key), after=after)
+
+    async def __aenter__(self) -> Self:
+        self._opened = asyncio.ensure_future(self._consumer.__aenter__())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.cancel()
+        await asyncio.wait({self._opened})
+        if not self._opened.cancelled() and self._opened.exception() is None:
+            await self._consumer.__aexit__(kind, error, trace)
+
+    async def is_away(self) -> bool:
+        """Whether a cluster that is there does not answer for the stream; that is known after a moment."""
+        await asyncio.wait({self._opened}, timeout=_AWAY_S)
+        return not self._opened.done() and self._bus.connected and self._bus.clustered
+
+    async def consumer(self, settled: "asyncio.Future[Any] | None" = None) -> OrderedConsumer | None:
+        """Return the consumer once it is open; None if `settled` is done and it is not.
+
+        Raises:
+            SetupMissingError, PermissionDeniedError, BusUnavailableError, ApiError: it cannot be opened.
+        """
+        await asyncio.wait({self._opened, *([settled] if settled else [])}, return_when=asyncio.FIRST_COMPLETED)
+        return self._opened.result() if self._opened.done() else None
