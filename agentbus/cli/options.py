@@ -36,6 +36,18 @@ FOLDER = PathType(file_okay=False)
 DEFAULT_BUS_FOLDER = "~/.agentbus/bus"
 
 
+class Count(click.IntRange):
+    """A whole number. click calls the type an integer range, in errors and in help."""
+
+    name = "number"
+
+
+class Amount(click.FloatRange):
+    """The same for a number that need not be whole."""
+
+    name = "number"
+
+
 class AgentId(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic in new versions only
     """Validates an agent id, which may have the prefix `agent-`."""
 
@@ -258,7 +270,7 @@ def limit_option(
     most: int | None = None,
 ) -> Callable[[click.decorators.FC], click.decorators.FC]:
     """Add `--limit`."""
-    number = click.IntRange(least, most)
+    number = Count(least, most)
     return click.option("--limit", metavar="N", type=number, default=default, show_default=True, help=help)
 
 

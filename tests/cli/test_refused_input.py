@@ -49,3 +49,10 @@ def test_an_answer_is_one_of_two(options: tuple[str, ...]):
     assert ran.code == 2
     assert "--approve" in ran.err
     assert "--deny" in ran.err
+
+
+@pytest.mark.parametrize("line", ["task list --limit x", "top --interval x", "up --port x", "status --recent x"])
+def test_what_is_no_number_is_said_to_be_none(line: str) -> None:
+    ran = run_here(*line.split())
+    assert ran.code == 2
+    assert "'x' is not a valid number." in ran.err

@@ -6,6 +6,7 @@ import click
 
 from agentbus.cli import lazy
 from agentbus.cli.options import (
+    Count,
     agent_option,
     in_group_option,
     output_option,
@@ -49,7 +50,7 @@ Ctrl-C prints the figures so far, and the option --cursor that goes on.""",
 @in_group_option
 @type_option
 @output_option
-@click.option("--cursor", type=click.IntRange(min=1), help="Go on where an earlier search ended, towards older tasks.")
+@click.option("--cursor", type=Count(min=1), help="Go on where an earlier search ended, towards older tasks.")
 @with_coordinator
 async def cost(
     bus: "Coordinator",

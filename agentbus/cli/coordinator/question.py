@@ -7,6 +7,7 @@ import click
 
 from agentbus.cli import lazy, output
 from agentbus.cli.options import (
+    Count,
     QuestionName,
     agent_of_task_option,
     agent_option,
@@ -53,7 +54,7 @@ that has ended: an answer is kept for the next attempt. The words are the agent'
 @click.option("--text", metavar="TEXT", help="Only questions with this in what is asked, or in what its task is about.")
 @output_option
 @limit_option("Of how many tasks.", default=50, most=_MAX_LISTED)
-@click.option("--cursor", type=click.IntRange(min=1), help="Continue an earlier list, towards older tasks.")
+@click.option("--cursor", type=Count(min=1), help="Continue an earlier list, towards older tasks.")
 @with_coordinator
 async def list_(bus: "Coordinator", *, limit: int, cursor: int | None, **filters: Any) -> None:
     """List the questions that wait for a person, those of the task that changed last first.

@@ -5,16 +5,14 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import output_option, with_coordinator
+from agentbus.cli.options import Amount, Count, output_option, with_coordinator
 from agentbus.errors import BusUnavailableError
 
 if TYPE_CHECKING:
     from agentbus.admin.overview import OverviewReader
     from agentbus.coordinator import Coordinator
 
-_recent = click.option(
-    "--recent", type=click.IntRange(0, 100), default=10, show_default=True, help="How many settled tasks."
-)
+_recent = click.option("--recent", type=Count(0, 100), default=10, show_default=True, help="How many settled tasks.")
 
 
 @click.command(
@@ -47,11 +45,9 @@ Examples:
   agentbus top --interval 1 --recent 20
   agentbus top --count 60 > an-hour-in-minutes.jsonl --interval 60""",
 )
-@click.option(
-    "--interval", type=click.FloatRange(min=0.2), default=2.0, show_default=True, help="Seconds between snapshots."
-)
+@click.option("--interval", type=Amount(min=0.2), default=2.0, show_default=True, help="Seconds between snapshots.")
 @_recent
-@click.option("--count", type=click.IntRange(min=1), help="End after this many snapshots.")
+@click.option("--count", type=Count(min=1), help="End after this many snapshots.")
 @output_option
 @with_coordinator
 async def top(bus: "Coordinator", *, interval: float, recent: int, count: int | None) -> None:

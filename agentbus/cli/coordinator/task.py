@@ -11,6 +11,7 @@ from agentbus.cli.coordinator.publish import print_published, publish
 from agentbus.cli.coordinator.question import answer
 from agentbus.cli.lazy_group import AliasGroup
 from agentbus.cli.options import (
+    Count,
     GroupName,
     TaskName,
     agent_of_task_option,
@@ -145,7 +146,7 @@ state that is rare among many tasks says there how far it is; Ctrl-C ends it wit
 @since_option
 @output_option
 @limit_option("How many tasks.", most=_MAX_LISTED)
-@click.option("--cursor", type=click.IntRange(min=1), help="Continue an earlier list, towards older tasks.")
+@click.option("--cursor", type=Count(min=1), help="Continue an earlier list, towards older tasks.")
 @with_coordinator
 async def list_(
     bus: "Coordinator",

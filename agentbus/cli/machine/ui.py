@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import FILE, bus_options
+from agentbus.cli.options import FILE, Count, bus_options
 from agentbus.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ file, which agentbus mcp token add writes. In a pipe, it prints a line of JSON w
 )
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=Count(0, 65535),
     help=f"0 picks a free one.  [default: {_PORT}, or a free one where that is taken]",
 )
 @click.option("--host", metavar="NAME", default="127.0.0.1", show_default=True, help="The address to listen on.")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import FOLDER, with_administrator
+from agentbus.cli.options import FOLDER, Count, with_administrator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,9 +36,7 @@ Examples:
   agentbus restore /srv/backup/2026-11-24 --config admin.toml --replicas 3"""
 )
 @_folder
-@click.option(
-    "--replicas", type=click.IntRange(1, 5), help="Replicas in a cluster (1, 3 or 5).  [default: those of the backup]"
-)
+@click.option("--replicas", type=Count(1, 5), help="Replicas in a cluster (1, 3 or 5).  [default: those of the backup]")
 @with_administrator
 async def restore(bus: "Coordinator", *, folder: "Path", replicas: int | None) -> None:
     """Restore a backup onto a bus that has no streams.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import agent_option, limit_option, output_option, since_option, with_administrator
+from agentbus.cli.options import Count, agent_option, limit_option, output_option, since_option, with_administrator
 from agentbus.cli.waiting_tasks import warn_without_worker
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from agentbus.coordinator import Coordinator
 
-_seqs = click.argument("seqs", metavar="SEQ...", type=click.IntRange(min=1), nargs=-1, required=True)
+_seqs = click.argument("seqs", metavar="SEQ...", type=Count(min=1), nargs=-1, required=True)
 
 
 @click.group()

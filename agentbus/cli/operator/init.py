@@ -8,7 +8,7 @@ from click.core import ParameterSource
 
 from agentbus.cli import lazy, output
 from agentbus.cli.operator.next_steps import apply_change, bundle_command, reload_command, server_command, setup_command
-from agentbus.cli.options import DEFAULT_BUS_FOLDER, FILE, FOLDER, agents_option
+from agentbus.cli.options import DEFAULT_BUS_FOLDER, FILE, FOLDER, Count, agents_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,10 +48,10 @@ Examples:
     "or five.",
 )
 @agents_option("An agent to add")
-@click.option("--port", type=click.IntRange(1, 65535), default=7422, show_default=True, help="The port for clients.")
+@click.option("--port", type=Count(1, 65535), default=7422, show_default=True, help="The port for clients.")
 @click.option(
     "--cluster-port",
-    type=click.IntRange(1, 65535),
+    type=Count(1, 65535),
     default=6222,
     show_default=True,
     help="The port for the other servers of its cluster.",
@@ -61,7 +61,7 @@ Examples:
 )
 @click.option(
     "--monitoring-port",
-    type=click.IntRange(0, 65535),
+    type=Count(0, 65535),
     default=8222,
     show_default=True,
     help="For health checks, on 127.0.0.1; 0 takes a free one.",
@@ -80,7 +80,7 @@ Examples:
 @click.option(
     "--connections",
     metavar="N",
-    type=click.IntRange(1, 1_000_000),
+    type=Count(1, 1_000_000),
     default=4096,
     show_default=True,
     help="How many connections a server takes.",
@@ -88,7 +88,7 @@ Examples:
 @click.option(
     "--connections-of-agent",
     metavar="N",
-    type=click.IntRange(1, 65_536),
+    type=Count(1, 65_536),
     default=64,
     show_default=True,
     help="How many of them one agent may have: each worker process is one. Also of one coordinator.",

@@ -7,7 +7,7 @@ import click
 
 from agentbus.bus.wanted.retention import LEAST_RESULTS_DAYS, LEAST_STATES_DAYS, MOST_DAYS
 from agentbus.cli import lazy, output
-from agentbus.cli.options import AgentId, Size, administrator_options, agents_option
+from agentbus.cli.options import AgentId, Amount, Count, Size, administrator_options, agents_option
 from agentbus.errors import BusError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ Examples:
 @agents_option("Also make the consumer and the files bucket of this agent")
 @click.option(
     "--replicas",
-    type=click.IntRange(1, 5),
+    type=Count(1, 5),
     help="Replicas in a cluster (1, 3 or 5), also of existing streams.  [default: as many as AGENT_TASKS has, or 1]",
 )
 @click.option(
@@ -47,14 +47,14 @@ Examples:
 @click.option(
     "--max-ack-pending",
     metavar="N",
-    type=click.IntRange(1, 1_000_000),
+    type=Count(1, 1_000_000),
     help="How many tasks of each --agent may be in work, also with existing consumers.  [default: 1000]",
 )
 @click.option(
     "--keep-results",
     "keep_results_days",
     metavar="DAYS",
-    type=click.IntRange(LEAST_RESULTS_DAYS, MOST_DAYS),
+    type=Count(LEAST_RESULTS_DAYS, MOST_DAYS),
     help="How long results are kept, also in an existing stream; at least 8 days, so that no task that is delivered "
     "again can store its result twice.  [default: 30]",
 )
@@ -62,7 +62,7 @@ Examples:
     "--keep-states",
     "keep_states_days",
     metavar="DAYS",
-    type=click.IntRange(LEAST_STATES_DAYS, MOST_DAYS),
+    type=Count(LEAST_STATES_DAYS, MOST_DAYS),
     help="How long the states of tasks and the files of every agent are kept, also existing ones; at least 8 days "
     "longer than results.  [default: 38]",
 )
@@ -86,7 +86,7 @@ Examples:
     "--wait",
     "wait_s",
     metavar="SECONDS",
-    type=click.FloatRange(0, 86_400),
+    type=Amount(0, 86_400),
     default=120,
     show_default=True,
     help="With --replicas, how long to wait until all replicas are current.",

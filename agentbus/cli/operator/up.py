@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy
-from agentbus.cli.options import FOLDER, agents_option
+from agentbus.cli.options import FOLDER, Count, agents_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ Examples:
   agentbus up --agent code --agent doc
   agentbus up --port 0 --store /tmp/bus       a free port, another store""",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="0 picks a free one.")
+@click.option("--port", type=Count(0, 65535), default=_PORT, show_default=True, help="0 picks a free one.")
 @click.option(
     "--store",
     type=FOLDER,
