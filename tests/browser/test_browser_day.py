@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from agentbus.protocol.progress.events import RunEvent
 from agentbus.protocol.work.results import PATCH, Changes, Commit
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.output_store import put_file
+from support.acp_agent import __file__ as acp_agent
 from support.asking_worker import asking, claim
 from support.chromium import PHONE, WAIT_MS, chromium, link_for_another, person, publish
 from support.conversing import conversing_worker, home
@@ -49,6 +51,14 @@ async def go(page: Page, ui: UiServer, path: str) -> None:
     await page.goto(f"{ui.url}#/{path}")
 
 
+def asking_worker(folder: Path, url: str) -> Path:
+    """The configuration of a worker whose agent asks before it makes a file, and listens to what it is told."""
+    (folder / "work").mkdir(parents=True)
+    command = [sys.executable, acp_agent, "ask", "say=I have done what I may.", "listens"]
+    config = worker_toml(folder, url, agent="cleaner", chat_cmd=command)
+    return agent_keys(config, output="acp", permissions="ask", folder=str(folder / "work"))
+
+
 def top(page: Page) -> Locator:
     return page.locator(".part-top")
 
@@ -59,9 +69,11 @@ async def test_a_day_from_the_first_task_to_the_cost(tmp_path: Path, server: Nat
     script = "echo two >> README; git commit -qam 'A second line'; echo changed it"
     source = str(source_repository(tmp_path / "source"))
     toml = worker_toml(shop, server.url, agent="shop", chat_cmd=["bash", "-c", script], repository={"source": source})
+    cleaning = tmp_path / "cleaning"
     async with (
         worker(conversing_worker(talking, server.url), env=home(talking)),
         worker(agent_keys(toml, prompt_via="stdin")),
+        worker(asking_worker(cleaning, server.url)),
         page_of(tmp_path, server.url) as (ui, browser),
         person(browser, ui) as page,
     ):
@@ -76,12 +88,11 @@ async def test_a_day_from_the_first_task_to_the_cost(tmp_path: Path, server: Nat
         await expect(page.get_by_role("region", name="Answer")).to_contain_text("tea")
         await expect(page.get_by_role("region", name="The conversation before")).to_contain_text("remember tea")
 
-        await asking(coordinator, "ask-1", "rm -r build", agent="other")
-        async with person(browser, ui, token=await link_for_another(page), size=PHONE) as phone:
-            await phone.get_by_role("link", name="Questions").click()
-            await expect(phone.locator("main")).to_contain_text("rm -r build")
-            await phone.get_by_role("button", name="Deny").click()
-            await expect(phone.locator("main")).to_contain_text("No agent asks anything.")
+        [first] = [one.task_id for one in (await coordinator.list_tasks()).tasks if not one.continues]
+        await go(page, ui, f"task/code/{first}")
+        await expect(page.get_by_role("region", name="How it went on")).to_contain_text("recall")
+
+        await answer_its_questions(page, browser, ui, cleaning / "work" / "made")
 
         await publish(page, "shop", "Add a line")
         await expect(page.get_by_role("region", name="Work")).to_contain_text("A second line")
@@ -104,6 +115,24 @@ async def test_a_day_from_the_first_task_to_the_cost(tmp_path: Path, server: Nat
         await expect(page.get_by_role("region", name="By agent").first).to_contain_text("code$0.5")
         await page.keyboard.press("?")
         await expect(page.get_by_role("dialog")).to_contain_text("Next row")
+
+
+async def answer_its_questions(page: Page, browser: Browser, ui: UiServer, made: Path) -> None:
+    """Deny what the agent wants with a reason, on a phone, and approve it on the page; it goes on after each."""
+    await publish(page, "cleaner", "Clean up")
+    async with person(browser, ui, token=await link_for_another(page), size=PHONE) as phone:
+        await phone.get_by_role("link", name="Questions").click()
+        await expect(phone.locator("main")).to_contain_text("touch made")
+        await phone.get_by_role("textbox").fill("not on a Friday")
+        await phone.get_by_role("button", name="Deny").click()
+        await expect(phone.locator("main")).to_contain_text("No agent asks anything.")
+    await expect(page.get_by_role("region", name="Answer")).to_contain_text("The reason: not on a Friday")
+    await expect(page.get_by_role("region", name="Usage")).to_contain_text("execute: touch made")
+    assert not made.exists()
+    await publish(page, "cleaner", "Clean up all the same")
+    await page.get_by_role("button", name="Approve").click()
+    await expect(page.get_by_role("region", name="Answer")).to_contain_text("I have done what I may.")
+    assert made.exists()
 
 
 async def test_text_of_an_agent_is_text_in_every_field_that_it_writes(
