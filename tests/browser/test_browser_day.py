@@ -237,6 +237,26 @@ async def test_a_used_link_says_what_to_do_and_a_page_of_another_server_reaches_
         await expect(page.get_by_role("alert")).to_contain_text("signed out")
 
 
+async def test_a_page_whose_server_was_started_anew_says_what_to_do_and_goes_on_once_the_new_link_is_open(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await coordinator.publish("code", "Still there", task_id="still")
+    async with chromium() as browser, AsyncExitStack() as before, AsyncExitStack() as looking:
+        ui = await before.enter_async_context(ui_server(tmp_path / "first.log", "--nats-url", server.url))
+        page = await looking.enter_async_context(person(browser, ui))
+        await go(page, ui, "task/code/still")
+        await expect(top(page)).to_contain_text("queued")
+        await before.aclose()
+        await expect(page.locator("#banner")).to_contain_text("agentbus ui does not answer")
+        async with ui_server(tmp_path / "again.log", "--nats-url", server.url, "--port", str(ui.port)) as again:
+            said = page.get_by_role("alert")
+            await expect(said).to_contain_text("a server that is started anew ends all sessions")
+            await expect(said).to_contain_text("Press Enter where agentbus ui runs for a new link")
+            await (await page.context.new_page()).goto(again.link)
+            await expect(top(page)).to_contain_text("queued")
+            await looking.aclose()
+
+
 async def test_ten_browsers_look_at_once(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     async with page_of(tmp_path, server.url) as (ui, browser), AsyncExitStack() as stack:
         first = await stack.enter_async_context(person(browser, ui))

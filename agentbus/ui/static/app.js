@@ -147,8 +147,8 @@ function menu() {
       {
         type: "button",
         onclick: async () => {
-          await data.signOut().catch(() => undefined);
-          page.signedOut(new data.Refused("You are signed out.", 401));
+          const found = await data.signOut().catch(() => ({}));
+          page.signedOut(new data.Refused(`You are signed out. ${found.how ?? ""}`, 401));
         },
       },
       "Sign out",
@@ -247,6 +247,10 @@ async function start() {
   show();
 }
 
+// Pages of this browser that were signed out, as by a new start of the server, go on once another one is signed in.
+const tabs = new BroadcastChannel("agentbus");
+tabs.onmessage = () => page.me || start();
+
 // A link brings a token behind the `#`: it is used up at once, and stands in no history.
 async function enter() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -254,6 +258,7 @@ async function enter() {
     history.replaceState(null, "", "#/");
     try {
       await data.signIn(token);
+      tabs.postMessage("signed in");
     } catch (error) {
       try {
         await data.session(); // who is signed in already needs no link

@@ -46,13 +46,8 @@ _STATUS_OF: Final[tuple[tuple[type[AgentBusError], HTTPStatus], ...]] = (
     (TaskConflictError, HTTPStatus.CONFLICT),
     (PermissionDeniedError, HTTPStatus.FORBIDDEN),
 )
-_USED: Final = (
-    "This link was used, or is too old: each opens the page once, within 15 minutes. Press Enter where agentbus ui "
-    "runs for a new one, or ask for one in a browser that is signed in"
-)
-_NO_SESSION: Final = (
-    "This browser is not signed in. Open the link that agentbus ui printed; press Enter there for a new one"
-)
+_USED: Final = "This link was used, or is too old: each opens the page once, within 15 minutes"
+_NO_SESSION: Final = "This browser is not signed in; a server that is started anew ends all sessions"
 _READ_ONLY: Final = "This page only shows: it was started with --read-only"
 
 
@@ -67,12 +62,20 @@ class Admission(Protocol):
 class Page:
     """The page of a process, for the coordinators that it serves."""
 
-    def __init__(self, admission: Admission, sessions: Sessions, *, cookie: str, read_only: bool) -> None:
-        """Make the page; `cookie` is a name that no other server on this machine uses."""
+    def __init__(
+        self, admission: Admission, sessions: Sessions, *, cookie: str, read_only: bool, entrance: str
+    ) -> None:
+        """Make the page.
+
+        Args:
+            cookie: a name that no other server on this machine uses.
+            entrance: how a person signs in, as a sentence.
+        """
         self._admission = admission
         self._sessions = sessions
         self._cookie = cookie
         self._read_only = read_only
+        self._entrance = entrance
         self.on_link_used: Callable[[], None] = lambda: None
 
     def app(self, serves_host: Callable[[Address], bool]) -> ASGIApp:
@@ -111,7 +114,7 @@ class Page:
             return _refusal(error)
         key = self._sessions.redeem(token.strip()) if isinstance(token, str) else None
         if key is None:
-            return _error(HTTPStatus.UNAUTHORIZED, _USED)
+            return self._signed_out(_USED)
         self.on_link_used()
         answer = JSONResponse({})
         secure = request.headers.get("origin", "").startswith("https:")
@@ -123,13 +126,13 @@ class Page:
     async def _session(self, request: Request) -> Response:
         found = self._found(request)
         if found is None:
-            return _error(HTTPStatus.UNAUTHORIZED, _NO_SESSION)
+            return self._signed_out()
         link = found[0].link
         return JSONResponse({"coordinator": link.agent, "role": link.role, "read_only": self._read_only, "now": _now()})
 
     async def _sign_out(self, request: Request) -> Response:
         self._sessions.sign_out(request.cookies.get(self._cookie, ""))
-        answer = JSONResponse({})
+        answer = JSONResponse({"how": self._entrance})
         answer.delete_cookie(self._cookie, path=_path(request), httponly=True, samesite="strict")
         return answer
 
@@ -137,8 +140,11 @@ class Page:
         """Make a link for another browser of the one who is signed in."""
         found = self._found(request)
         if found is None:
-            return _error(HTTPStatus.UNAUTHORIZED, _NO_SESSION)
+            return self._signed_out()
         return JSONResponse({"token": self._sessions.new_link(found[1].identity)})
+
+    def _signed_out(self, why: str = _NO_SESSION) -> Response:
+        return _error(HTTPStatus.UNAUTHORIZED, f"{why}. {self._entrance}")
 
     def _found(self, request: Request) -> tuple[ServedPage, Session] | None:
         session = self._sessions.of_key(request.cookies.get(self._cookie, ""))
@@ -153,7 +159,7 @@ class Page:
         async def serve(request: Request) -> Response:
             found = self._found(request)
             if found is None:
-                return _error(HTTPStatus.UNAUTHORIZED, _NO_SESSION)
+                return self._signed_out()
             try:
                 return await show(found[0], request)
             except AgentBusError as error:
@@ -167,7 +173,7 @@ class Page:
     async def _events(self, request: Request) -> Response:
         found = self._found(request)
         if found is None:
-            return _error(HTTPStatus.UNAUTHORIZED, _NO_SESSION)
+            return self._signed_out()
         page, session = found
         since = request.query_params.get("since", "")
         # After a restart of this server, versions begin anew.
@@ -217,7 +223,7 @@ class Page:
     async def _act(self, request: Request) -> Response:
         found, act = self._found(request), ACTIONS.get(request.path_params["action"])
         if found is None:
-            return _error(HTTPStatus.UNAUTHORIZED, _NO_SESSION)
+            return self._signed_out()
         if self._read_only:
             return _error(HTTPStatus.FORBIDDEN, _READ_ONLY)
         if act is None:

@@ -1,5 +1,6 @@
 """Who may use the page: links, sessions and cookies, and requests that its own pages do not make."""
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx2
@@ -11,7 +12,9 @@ from agentbus_mcp.page.sessions import EVERYONE, IDLE_S, LINK_S, MOST_SESSIONS, 
 from support.harness import BOUND_S, eventually
 from support.mcp_harness import NOWHERE
 from support.named_tokens import Team
-from support.ui_page import HEADER, act, board, browser, new_link, ui_server
+from support.ui_page import HEADER, UiServer, act, board, browser, new_link, ui_server
+
+NO_SESSION = "This browser is not signed in; a server that is started anew ends all sessions"
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -22,7 +25,7 @@ async def test_a_link_opens_the_page_once_and_its_cookie_is_for_this_page_alone(
         async with httpx2.AsyncClient(base_url=ui.url, timeout=BOUND_S) as other:
             used = await other.post("api/session", json={"token": ui.token}, headers=HEADER)
             assert used.status_code == 401
-            assert "Press Enter where agentbus ui runs for a new one" in used.json()["error"]
+            assert "Press Enter where agentbus ui runs for a new link" in used.json()["error"]
             assert (await other.post("api/session", content=b"{", headers=HEADER)).status_code == 422
             for path in ("session", "board", "events", "task?name=a", "text", "tasks", "patch", "file", "cost"):
                 assert (await other.get(f"api/{path}")).status_code == 401, path
@@ -91,6 +94,9 @@ async def test_each_named_token_acts_as_its_own_coordinator_until_it_is_removed(
         await team.add(name, {"url": server.url}, who)
     async with ui_server(tmp_path / "ui.log", "--tokens", str(team.file)) as ui:
         assert ui.token == ""
+        assert (
+            await _said_to_a_stranger(ui) == f"{NO_SESSION}. Sign in with your token; agentbus mcp token add makes one"
+        )
         async with browser(ui, team.tokens["alice"]) as alice, browser(ui, team.tokens["bob"]) as bob:
             assert (await bob.get("api/session")).json()["coordinator"] == "lead"
             assert (await act(bob, "publish", to="code", content="of bob", task_id="job-b")).status_code == 200
@@ -103,6 +109,28 @@ async def test_each_named_token_acts_as_its_own_coordinator_until_it_is_removed(
                 await _until_refused(phone)
                 await _until_refused(bob)
             assert (await alice.get("api/session")).status_code == 200
+
+
+async def test_a_server_that_is_started_anew_says_to_a_browser_of_before_how_it_signs_in(tmp_path: Path):
+    async with AsyncExitStack() as looking:
+        async with ui_server(tmp_path / "first.log", "--nats-url", NOWHERE) as ui:
+            http = await looking.enter_async_context(browser(ui))
+            assert (await http.get("api/session")).status_code == 200
+        async with ui_server(tmp_path / "again.log", "--nats-url", NOWHERE, "--port", str(ui.port)) as again:
+            for path in ("api/session", "api/board", "api/events"):
+                answer = await http.get(path)
+                assert answer.status_code == 401
+                how = "Press Enter where agentbus ui runs for a new link, or take one from a browser that is signed in"
+                assert answer.json()["error"] == f"{NO_SESSION}. {how}"
+            assert (await http.post("api/session", json={"token": again.token}, headers=HEADER)).status_code == 200
+            assert (await http.get("api/session")).status_code == 200
+
+
+async def _said_to_a_stranger(ui: UiServer) -> str:
+    async with httpx2.AsyncClient(base_url=ui.url, timeout=BOUND_S) as other:
+        answer = await other.get("api/session")
+    assert answer.status_code == 401
+    return answer.json()["error"]
 
 
 async def _until_refused(http: httpx2.AsyncClient) -> None:
@@ -118,6 +146,8 @@ async def test_the_mcp_server_has_the_same_page_beside_its_own_path(
     at = ("--http", "127.0.0.1:0", "--ui", "--nats-url", server.url)
     async with ui_server(tmp_path / "mcp.log", *at, command=("agentbus_mcp",)) as ui:
         assert ui.url.endswith("/ui/")
+        how = "agentbus-mcp prints a new link whenever it is started; a browser that is signed in has one, too"
+        assert await _said_to_a_stranger(ui) == f"{NO_SESSION}. {how}"
         async with browser(ui) as http:
             assert (await http.get("")).text.startswith("<!doctype html>")
             assert (await http.get("static/app.js")).status_code == 200

@@ -24,7 +24,6 @@ export function signInScreen(main, error, start) {
       h("h1", {}, "agentbus"),
       fault,
       h("form", { onsubmit: send }, field, h("div", { class: "actions" }, h("button", { class: "first" }, "Sign in"))),
-      h("p", { class: "dim" }, "On the machine where it runs: Enter in the terminal of ", h("code", {}, "agentbus ui"), " prints a new link. A team signs in with tokens: ", h("code", {}, "agentbus mcp token add")),
     ),
   );
 }

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from socket import socket
+from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -10,6 +11,12 @@ from agentbus_mcp.page.routes import Page
 from agentbus_mcp.page.sessions import EVERYONE, Sessions
 from agentbus_mcp.transports.coordinators import Coordinators
 from agentbus_mcp.transports.http_settings import HttpSettings, PageSettings
+
+_BY_LINK: Final = "Press Enter where agentbus ui runs for a new link, or take one from a browser that is signed in"
+_BY_PRINTED_LINK: Final = (
+    "agentbus-mcp prints a new link whenever it is started; a browser that is signed in has one, too"
+)
+_BY_TOKEN: Final = "Sign in with your token; agentbus mcp token add makes one"  # noqa: S105  # the way, and no token
 
 
 class OfferedPage:
@@ -21,7 +28,14 @@ class OfferedPage:
         self._sessions = Sessions(self._is_known, time.monotonic)
         # Cookies do not tell ports apart: another server on this machine must not take this one's place.
         cookie = f"agentbus_ui_{listener.getsockname()[1]}"
-        self._page = Page(self._sign_in, self._sessions, cookie=cookie, read_only=settings.read_only)
+        by_link = _BY_PRINTED_LINK if settings.prefix else _BY_LINK
+        self._page = Page(
+            self._sign_in,
+            self._sessions,
+            cookie=cookie,
+            read_only=settings.read_only,
+            entrance=by_link if self.has_links else _BY_TOKEN,
+        )
 
     @property
     def has_links(self) -> bool:
