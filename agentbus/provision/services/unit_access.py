@@ -1,8 +1,6 @@
 """Tells what a service that runs as another user, or in a sandbox, cannot read, before it fails to start."""
 
-import grp
 import os
-import pwd
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +32,9 @@ def _is_hidden(path: Path, what: str) -> str:
 
 
 def _closed_to(name: str, needed: Mapping[Path, str]) -> list[str]:
+    import grp  # noqa: PLC0415  # POSIX only, like the service managers
+    import pwd  # noqa: PLC0415
+
     try:
         user = pwd.getpwnam(name)
     except KeyError:
