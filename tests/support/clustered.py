@@ -3,11 +3,11 @@
 import asyncio
 import json
 import urllib.request
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
@@ -15,7 +15,7 @@ from agentbus.bus.setup import set_up
 from agentbus.bus.topology import SECOND_NS, wanted_consumers
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.schema import CoordinatorNatsSection
-from agentbus.errors import AgentBusError
+from agentbus.errors import AgentBusError, BusUnavailableError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bus_folder.folder import BusFolder
@@ -26,8 +26,11 @@ from support.free_ports import free_port
 from support.harness import eventually, worker_toml
 from support.installation import PLAN, credential_of
 
-ELECTION_S = 60.0
-"""How long servers that have lost one of them may take to agree again, also on a busy machine."""
+ELECTION_S = 120.0
+"""How long servers that have lost one of them may take to agree again, also on a busy machine: 4 to 8 s on an idle one,
+and as often as a candidate gets no time to ask for votes, as long again."""
+_PAUSE_S = 0.2
+_T = TypeVar("_T")
 
 
 class Cluster:
@@ -83,6 +86,10 @@ class Cluster:
         except AgentBusError:
             return ""
 
+    async def led_by(self, stream: str) -> str:
+        """The server that leads a stream, once one does."""
+        return str(await eventually(lambda: self.leader(stream), f"{stream} has a leader", timeout_s=ELECTION_S))
+
     async def meta_leader(self) -> str:
         """The server that leads JetStream as a whole; empty while none does."""
         for name, server in list(self.running.items()):
@@ -129,6 +136,18 @@ class Cluster:
         """The configuration of a worker that begins at one of the servers."""
         nats = self.nats(agent, first=first)
         return worker_toml(folder, str(nats.pop("url")), agent=agent, nats=nats, **sections)
+
+
+async def once_led(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """What a request answers that is made again, as a program does, while the servers take long to elect a leader."""
+    deadline = asyncio.get_running_loop().time() + ELECTION_S
+    while True:
+        try:
+            return await ask()
+        except BusUnavailableError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(_PAUSE_S)
 
 
 def _monitored(store: Path, pid: int) -> dict[str, Any]:

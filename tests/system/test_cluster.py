@@ -17,7 +17,7 @@ from agentbus.protocol.progress.events import ProgressMessage, RunEvent
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.task_handle import TaskHandle
-from support.clustered import ELECTION_S, Cluster, cluster
+from support.clustered import ELECTION_S, Cluster, cluster, once_led
 from support.harness import eventually, run_cli, worker
 from system.chaos.plan import clustered_short
 from system.chaos.storm import run_storm
@@ -49,7 +49,7 @@ async def test_set_up_goes_on_while_the_server_with_what_runs_tell_is_away(tmp_p
     async with cluster(tmp_path) as servers:
         code, _, said = await set_up(servers, "--agent", "code", "--replicas", "3")
         assert code == 0, said
-        away = await servers.leader("AGENT_PROGRESS_code")  # its only replica
+        away = await servers.led_by("AGENT_PROGRESS_code")  # its only replica
         servers.kill(away)
 
         async def to_the_end() -> bool:  # not before what was led there has another leader
@@ -64,7 +64,7 @@ async def test_who_follows_a_task_is_told_that_what_its_runs_tell_is_away_and_go
     async with cluster(tmp_path) as servers:
         code, _, said = await set_up(servers, "--agent", "code", "--replicas", "3")
         assert code == 0, said
-        away = await servers.leader("AGENT_PROGRESS_code")  # its only replica
+        away = await servers.led_by("AGENT_PROGRESS_code")  # its only replica
         servers.kill(away)
         first = next(number for number, name in enumerate(servers.names) if name != away)
         async with servers.coordinator(first=first) as coordinator:
@@ -115,13 +115,13 @@ async def test_a_bus_with_one_replica_gets_three_and_loses_nothing(tmp_path: Pat
             code, outcomes, said = await set_up(servers, "--replicas", "3")
             assert (code, set(outcomes.values())) == (0, {"found"}), said
             # One of three may go, whichever it is: here the one that leads the tasks.
-            lost = await servers.leader("AGENT_TASKS")
+            lost = await servers.led_by("AGENT_TASKS")
             servers.kill(lost)
             async with worker(servers.worker_toml(tmp_path, "code")):
                 waited = await coordinator.wait([task.id for task in queued], timeout_s=2 * ELECTION_S)
             assert not waited.pending
             assert {status.state for status in waited.settled.values()} == {"completed"}
-            newest = await coordinator.results(3 * TASKS)
+            newest = await once_led(lambda: coordinator.results(3 * TASKS))
             assert sorted(message.result.task_id for message in newest if message.result) == sorted(
                 task.id for task in (*done, *queued)
             )

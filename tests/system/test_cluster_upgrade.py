@@ -11,7 +11,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.progress.names import agent_of_stream
 from agentbus.provision.bus_folder.folder import BusFolder
-from support.clustered import ELECTION_S, Cluster, cluster_of
+from support.clustered import ELECTION_S, Cluster, cluster_of, once_led
 from support.free_ports import free_port
 from support.harness import Ran, eventually, run_cli, worker
 from support.old_version import OldVersion
@@ -98,12 +98,14 @@ async def test_tasks_that_wait_and_run_are_done_once_though_every_server_restart
                 assert not waited.pending
                 results = [one.result.to_json() for one in waited.settled.values() if one.result]
                 assert [(one["status"], one["attempt"]) for one in results] == [("completed", 1)] * 5
-                servers.kill(await servers.leader(subjects.TASKS_STREAM))
-                later = await main.publish("code", "say:later", task_type="test")
+                servers.kill(await servers.led_by(subjects.TASKS_STREAM))
+                later = await once_led(lambda: main.publish("code", "say:later", task_type="test", task_id="later"))
                 assert not (await main.wait([later.id], timeout_s=2 * ELECTION_S)).pending
 
                 async def told() -> list[str]:
-                    return sorted(one.result.task_id for one in await main.results(newest=100) if one.result)
+                    return sorted(
+                        one.result.task_id for one in await once_led(lambda: main.results(newest=100)) if one.result
+                    )
 
                 async def all_told() -> bool:  # a wait ends with the ledger's entry, a moment before the inbox has it
                     return len(await told()) > len(ids)

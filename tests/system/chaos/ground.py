@@ -177,8 +177,7 @@ class ThreeServers(Ground):
 
     async def _strike(self, kind: FaultKind, pause_s: float) -> None:
         stream = self._led(kind)
-        find = self._cluster.meta_leader if not stream else lambda: self._cluster.leader(stream)
-        name = str(await eventually(find, f"{stream or 'JetStream'} has a leader", timeout_s=ELECTION_S))
+        name = await (self._cluster.led_by(stream) if stream else self._meta_leader())
         self.events.note("server", f"{name}, the leader of {stream or 'JetStream'}, away for {pause_s:.1f} s")
         self.events.note(f"leader of {kind}", name)
         self.deaths.append(time.time())
@@ -193,9 +192,12 @@ class ThreeServers(Ground):
                 await asyncio.sleep(_RETRY_S)
         self.events.note("up", name)
         # Without a leader no lease is renewed, whatever became of the server.
-        await eventually(self._cluster.meta_leader, "JetStream has a leader", timeout_s=ELECTION_S)
+        await self._meta_leader()
         for led in (subjects.TASKS_STREAM, subjects.RESULTS_STREAM, *map(ledger_of, self.plan.all_agents)):
-            await eventually(lambda one=led: self._cluster.leader(one), f"{led} has a leader", timeout_s=ELECTION_S)
+            await self._cluster.led_by(led)
+
+    async def _meta_leader(self) -> str:
+        return str(await eventually(self._cluster.meta_leader, "JetStream has a leader", timeout_s=ELECTION_S))
 
     def _led(self, kind: FaultKind) -> str:
         """Whose leader a fault kills: that of a stream, of the ledgers one after the other; empty for JetStream."""
