@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp_types import TextResourceContents
 
 from agentbus import Coordinator
 from agentbus.admin.overview import OverviewReader
@@ -78,4 +79,7 @@ async def test_a_model_is_told_how_many_tasks_wait_and_not_how_many_messages(
     await coordinator.task(cancelled.id).cancel()
     async with in_memory(server.url) as client:
         [agent] = data_of(await client.call_tool("list_agents", {}))["agents"]
+        [content] = (await client.read_resource("agentbus://agents")).contents
     assert (agent["agent"], agent["waiting"]) == (kept.agent, 1)
+    assert isinstance(content, TextResourceContents)
+    assert json.loads(content.text)["agents"][0]["waiting"] == 1

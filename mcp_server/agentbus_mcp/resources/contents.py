@@ -5,6 +5,8 @@ from typing import Final
 
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
 
+from agentbus.admin.overview import OverviewReader
+from agentbus.admin.queued_tasks import AgentTasks
 from agentbus.errors import InvalidIdError, TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
@@ -38,10 +40,11 @@ class ResourceContents:
 
     async def agents(self) -> str:
         """The agents: which have living workers, and how much waits for them."""
-        overview = await (await self._bus_link.coordinator()).overview()
-        content: dict[str, Json] = {"agents": [_bounded(agent.to_json()) for agent in overview[:_MAX_AGENTS]]}
-        if len(overview) > _MAX_AGENTS:
-            content["more"] = len(overview) - _MAX_AGENTS
+        counted = await OverviewReader(await self._bus_link.coordinator(), recent=0).counted_agents()
+        shown = [_bounded({**agent.to_json(), **_counts(tasks)}) for agent, tasks in counted[:_MAX_AGENTS]]
+        content: dict[str, Json] = {"agents": shown}
+        if len(counted) > _MAX_AGENTS:
+            content["more"] = len(counted) - _MAX_AGENTS
         return to_json(content)
 
     async def questions(self) -> str:
@@ -84,6 +87,12 @@ class ResourceContents:
             output = (await beginnings(coordinator, [status])).get(status.record.key)
             view = view.model_copy(update={"result": result_of_task(status, output).cut(ANSWER_BYTES)})
         return to_json(view.model_dump(exclude_none=True))
+
+
+def _counts(tasks: AgentTasks) -> dict[str, Json]:
+    """Return how many tasks wait and run, under the names that clients know."""
+    counts = {"waiting": tasks.queued, "unacknowledged": tasks.running}
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 def _bounded(agent: dict[str, Json]) -> dict[str, Json]:
