@@ -177,7 +177,7 @@ def test_a_ledger_entry_is_accepted_or_refused(data: bytes, headers: dict[str, s
                       "started_at": "2026-11-22T00:00:00+00:00"}), st.text(max_size=30))  # fmt: skip
 def test_an_entry_of_the_registry_is_accepted_or_ignored(data: bytes, key: str):
     for subject in (subjects.presence("code", "one"), key):
-        found = presence._read(subject, data, datetime.now(UTC))  # pyright: ignore[reportPrivateUsage]
+        found = presence._read(subject, data, int(datetime.now(UTC).timestamp() * 1e6))  # pyright: ignore[reportPrivateUsage]
         assert found is None or (found.agent, found.instance) == ("code", "one")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator, __version__
+from agentbus.admin.overview import OverviewReader
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.presence import present
 from agentbus_mcp.replies.agents import agent_view
@@ -187,13 +188,13 @@ async def test_lost_slots_are_shown_wherever_free_ones_are_and_workers_of_earlie
 ):
     await register(coordinator, "code", slots=3, lost=2)
     await register(coordinator, "doc", agent="doc")
-    code, doc = [one.to_json() for one in await coordinator.overview()]
-    assert [one["workers"][0]["lost"] for one in (code, doc)] == [2, 0]
+    code, doc = await OverviewReader(coordinator).counted_agents()
+    assert [one.to_json()["workers"][0]["lost"] for one, _ in (code, doc)] == [2, 0]
     for command in (["agent", "list"], ["status"]):
         assert "1 (2 lost)" in await shown_on_terminal(*command, "--nats-url", server.url)
     trouble = "box-1: 2 slots are lost: a command could not be ended; its log names the processes"
-    assert [agent_view(one, detailed=False).troubles for one in (code, doc)] == [[trouble], None]
-    details = agent_view(code, detailed=True).details
+    assert [agent_view(*one, detailed=False).troubles for one in (code, doc)] == [[trouble], None]
+    details = agent_view(*code, detailed=True).details
     assert details is not None
     assert details[0]["lost"] == 2
 
