@@ -5,7 +5,7 @@ stream can have a newer entry. So a page takes about as many windows as it has e
 and however long they are. Where there are more streams than entries are wanted, most streams have one entry of a page
 or none: those between two times are read without consumers (`agentbus.bus.reading.newest`). For the newest page the
 states of the streams say from which time on. Below a cursor nothing is known of a stream that has changed since: the
-time is estimated from how much they hold, and each of them is asked once.
+time is estimated from how much they hold and what a few of them had then, and each of them is asked once.
 """
 
 from collections import deque
@@ -36,7 +36,7 @@ _SLICES: Final = 3
 _ROOM: Final = 1.25
 """How much more than what is wanted a span of time is to hold: another one would ask each stream once more."""
 _SAMPLE: Final = 6
-"""How many streams are asked first below a cursor: what they hold in all tells little of what they got there."""
+"""How many streams are asked first below a cursor: what all hold tells little of what they got there."""
 _NARROWEST: Final = 1_000
 _WIDEST: Final = 16
 """How many times as long as the span before a span is, at most."""
@@ -87,7 +87,6 @@ class MergedReader:
         self._keep = keep
         self._slices = _SLICES
         self._page = 0  # how many entries are wanted at first: the counts of later windows grow
-        self._sampled = False
         self._span: timedelta | None = None  # how much time the last slice covered
         self._before: datetime | None = None
         self._refusal: PermissionDeniedError | SetupMissingError | None = None
@@ -141,17 +140,9 @@ class MergedReader:
         if since is None:
             return await self._read_windows(behind or self._next(), count)
         sample = 0
-        if self._before is not None and not self._sampled:
-            self._sampled = True
-            asked = self._newer_than(since)
-            first = asked[:_SAMPLE]
-            sample = await self._read_slices(first, since)
-            in_all = sample * len(asked) // len(first)
-            if in_all > 2 * wanted and self._unread:  # that a few have nothing says less
-                self._learn_from(in_all, wanted)
-                self._unread.sort(key=lambda one: one.horizon, reverse=True)
-                since = self._start_of_slice(wanted)
-        read = sample + await self._read_slices(self._newer_than(since), since)
+        if self._before is not None:
+            since, sample = await self._read_sample(since, wanted)
+        read = sample + sum(await self._read_slices(self._newer_than(since), since))
         self._learn_from(read, wanted)
         if 2 * read >= wanted:
             self._slices += 1
@@ -160,8 +151,32 @@ class MergedReader:
     def _newer_than(self, since: datetime) -> list[_Stream]:
         return [one for one in self._unread if one.horizon > since]
 
-    async def _read_slices(self, now: Sequence[_Stream], since: datetime) -> int:
-        return sum(await concurrently(now, lambda one: self._read_slice(one, since), at_once=_ASKED_AT_ONCE))
+    async def _read_sample(self, since: datetime, wanted: int) -> tuple[datetime, int]:
+        """Read a slice of a few streams; returns since when all have what is wanted, about, and how much these have.
+
+        The stream that has most stands for itself alone: an agent that has just settled a hundred tasks says nothing of
+        the others. That a few have little says nothing either.
+        """
+        asked = self._newer_than(since)
+        first = asked[:_SAMPLE]
+        await self._read_slices(first, since)
+        held = sorted(([at for entry in one.held if (at := entry.stored_at) >= since] for one in first), key=len)
+        each = (len(asked) - 1) / max(1, len(first) - 1)
+        weighed = [(at, each) for times in held[:-1] for at in times] + [(at, 1.0) for at in held[-1]]
+        in_all, nearer = 0.0, since
+        for at, weight in sorted(weighed, reverse=True):
+            in_all, nearer = in_all + weight, at
+            if in_all >= _ROOM * wanted:
+                break
+        else:
+            return since, len(weighed)
+        if self._span is not None:
+            self._span -= nearer - since
+        return nearer, sum(at >= nearer for at, _ in weighed)
+
+    async def _read_slices(self, now: Sequence[_Stream], since: datetime) -> list[int]:
+        """Read a slice of each of some streams; returns how many entries they had."""
+        return await concurrently(now, lambda one: self._read_slice(one, since), at_once=_ASKED_AT_ONCE)
 
     async def _read_windows(self, now: Sequence[_Stream], count: int) -> int:
         """Read a window of each of some streams; returns how many entries they had."""
@@ -241,12 +256,16 @@ class MergedReader:
             self._span = _bounded(wider * self._span.total_seconds())
 
     async def _read_slice(self, one: _Stream, since: datetime) -> int:
-        """Read what a stream has got since a time, if that is few entries; a window of it otherwise."""
+        """Read what a stream has got since a time, if that is few entries; a window of it otherwise.
+
+        Returns how many entries it has got since then.
+        """
         live = self._before is None and one.top is None
         found = None if one.started else await read_between(self._bus, one.part, since, None if live else one.horizon)
         if found is None:
             one.count = max(_LEAST, one.count)
-            return await self._read(one)
+            read = await self._read(one)
+            return min(read, sum(entry.stored_at >= since for entry in one.held))  # the window reaches further back
         self._one_was_read = True
         one.horizon, one.top = since, found.first
         if found.to_the_end:
