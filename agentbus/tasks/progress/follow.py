@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, Start
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import ApiError, BusUnavailableError, PermissionDeniedError, SetupMissingError
+from agentbus.errors import ApiError, BusError, BusUnavailableError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol.progress import names
 from agentbus.protocol.progress.events import ProgressMessage, RunEvent, read_progress
 from agentbus.protocol.subjects import TaskKey
@@ -105,10 +105,15 @@ async def follow_events(bus: Bus, key: TaskKey, settled: "asyncio.Future[Any]") 
         except PermissionDeniedError:
             raise
         except (SetupMissingError, BusUnavailableError, ApiError) as error:
-            if bus.closed or (first and isinstance(error, SetupMissingError)) or settled.done():
+            if settled.done() or _ends(error, bus, first=first):
                 raise
         await asyncio.wait({settled}, timeout=_PAUSE_S)
         await bus.wait_connected()
+
+
+def _ends(error: BusError, bus: Bus, *, first: bool) -> bool:
+    """Return whether no further attempt can do better; what is missing at first has not been made."""
+    return bus.closed or (first and isinstance(error, SetupMissingError))
 
 
 async def _next_or_settled(consumer: OrderedConsumer, settled: "asyncio.Future[Any]") -> Delivery | None:
