@@ -56,8 +56,8 @@ class AgentOverview:
     @property
     def paused(self) -> PausedWorker | None:
         """Why no worker takes tasks now, if all that are alive are paused; None otherwise."""
-        pauses = [worker.paused for worker in self.workers]
-        return pauses[0] if pauses and all(pauses) else None
+        workers = self.workers
+        return workers[0].paused if workers and all(worker.paused for worker in workers) else None
 
     @property
     def troubles(self) -> list[str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, Start, position_before_newest
+from agentbus.bus.ordered_consumer import OrderedConsumer
+from agentbus.bus.reading.ephemeral_consumers import Start, position_before_newest
 from agentbus.protocol.audit import names as audit
 from agentbus.protocol.audit.lines import Line, read_line
 from agentbus.protocol.json_codec import Json

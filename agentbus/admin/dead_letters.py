@@ -7,7 +7,8 @@ from datetime import datetime
 from agentbus.bus.audit_note import note
 from agentbus.bus.bounds.subject_counts import subject_counts
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
+from agentbus.bus.ordered_consumer import OrderedConsumer
+from agentbus.bus.reading.ephemeral_consumers import position_before_newest
 from agentbus.errors import ApiError, BusUnavailableError, DeadLetterMissingError, MessageError, RequeueError
 from agentbus.observability import tracing
 from agentbus.protocol import ids, subjects

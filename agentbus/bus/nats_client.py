@@ -256,7 +256,7 @@ class Client(BatchingClient):
         if callback is None:
             return  # unsubscribed meanwhile
         # The server takes any bytes in a subject. What is not UTF-8 becomes a name that no id of ours can have.
-        name, answer_to = subject.decode(errors="backslashreplace"), reply.decode(errors="backslashreplace")
+        name, answer_to = str(subject, "utf-8", "backslashreplace"), str(reply, "utf-8", "backslashreplace")
         message = Msg(self, name, answer_to, data)
         if headers:
             # Not nats-py's parser: which of two headers with one name it keeps depends on other installed packages.

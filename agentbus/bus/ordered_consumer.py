@@ -6,28 +6,24 @@ of the server, a lost connection or a long pause of the reader, a new consumer c
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from datetime import UTC, datetime
 from types import TracebackType
-from typing import Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self
 
-from agentbus.bus.connection import REQUEST_TIMEOUT_S
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import ConsumerInfo
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
-from agentbus.bus.retry_until import deadline_after, left_until, retry_until
+from agentbus.bus.reading.ephemeral_consumers import ALL, Start, count_after, create_ephemeral
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import (
     ApiError,
     BusUnavailableError,
     ConsumerLimitError,
-    PermissionDeniedError,
     SetupMissingError,
 )
-from agentbus.protocol.ids import random_token
-from agentbus.protocol.json_codec import Json
-from agentbus.protocol.parties.ledger_streams import is_whole
 
-_INACTIVE_S: Final = 2
-"""How long the server keeps a consumer without pull requests. A reader that pauses for longer creates a new one."""
+if TYPE_CHECKING:
+    from datetime import datetime
+
 _BATCH: Final = 32
 _RESUME_TIMEOUT_S: Final = 30.0
 """How long to try to create a new consumer: a restarted server needs seconds to load its streams."""
@@ -37,20 +33,9 @@ _LOST_AFTER_S: Final = 0.5
 _SILENCE_S: Final = 2.0
 """How long `backlog` waits for a message before it counts those that are left; the next time, twice as long."""
 _LONGEST_SILENCE_S: Final = 16.0
-_ANSWER_S: Final = 2.0
-"""How long a cluster may take to create a consumer; after that, another one may be placed on another server."""
-_PLACING_S: Final = 15.0
-"""How long to repeat that: longer than an election (4 to 8 s)."""
-_ROOM_S: Final = 8.0
-"""How long to wait for room among the consumers of a stream: unused ones go after 2 s, those of earlier callers too."""
-_FIRST_ROOM_PAUSE_S: Final = 0.1
-_LONGEST_ROOM_PAUSE_S: Final = 1.0
-_ALL: Final = ">"
 _UNINDEXED: Final = "\x7f"
 """A DEL in its subject keeps a message out of the server's index of subjects (nats-server 2.10 to 2.15): it is stored
 and delivered, but not counted, and a read by its subject does not find it."""
-
-Start: TypeAlias = int | datetime | Literal["new", "last", "last_per_subject"]
 
 
 class OrderedConsumer:
@@ -97,6 +82,7 @@ class OrderedConsumer:
         self._after: Start = after
         self._consumer: PullConsumer | None = None
         self._read = 0
+        self._left = 0  # of the backlog
         self._broken = False  # a delivery was lost, or the consumer is gone
         self._counted = False  # whether the server counts messages with a DEL
         self._counts_right = True  # it subtracts each delivery, also that of a message that it did not count
@@ -191,29 +177,54 @@ class OrderedConsumer:
 
     async def backlog(self) -> AsyncGenerator[Delivery]:
         """Yield the messages that were there when the consumer was opened; `next()` then continues after them."""
-        left, self.pending = self.pending, 0
+        self._left, self.pending = self.pending, 0
         silence_s = _SILENCE_S
-        while left > 0:
-            try:
-                if (delivery := self._take()) is None:
-                    async with asyncio.timeout(silence_s):
-                        delivery = await self._next()
-            except TimeoutError:
-                # Some of the counted messages have expired or been replaced meanwhile.
-                left = await count_after(self._bus, self._stream, self._subject, self.cursor)
+        while self._left > 0:
+            if (delivery := self._take()) is None and (delivery := await self._next_within(silence_s)) is None:
                 silence_s = min(2 * silence_s, _LONGEST_SILENCE_S)  # or the server has much to do, and counting is more
-                continue
-            unindexed = _UNINDEXED in delivery.subject
-            if self._counts_right:
-                left = min(left - 1, delivery.num_pending)
-            elif not unindexed:
-                left -= 1
-            if not unindexed:
+            elif self._counts_off(delivery):
                 yield delivery
 
+    async def backlog_in_parts(self) -> AsyncGenerator[list[Delivery]]:
+        """Yield the same in lists of what has arrived together, which costs less; `cursor` is behind all of a list."""
+        self._left, self.pending = self.pending, 0
+        silence_s = _SILENCE_S
+        while self._left > 0:
+            part: list[Delivery] = []
+            while self._left > 0 and (delivery := self._take()) is not None:
+                if self._counts_off(delivery):
+                    part.append(delivery)
+            if part:
+                yield part
+            elif (delivery := await self._next_within(silence_s)) is None:
+                silence_s = min(2 * silence_s, _LONGEST_SILENCE_S)
+            elif self._counts_off(delivery):
+                yield [delivery]
+
+    async def _next_within(self, silence_s: float) -> Delivery | None:
+        """Wait for a message of the backlog; None after a silence, with what is left of the backlog counted anew."""
+        try:
+            async with asyncio.timeout(silence_s):
+                return await self._next()
+        except TimeoutError:
+            # Some of the counted messages have expired or been replaced meanwhile.
+            self._left = await count_after(self._bus, self._stream, self._subject, self.cursor)
+            return None
+
+    def _counts_off(self, delivery: Delivery) -> bool:
+        """Count a message off the backlog; returns whether it is one of it, and has no DEL."""
+        unindexed = _UNINDEXED in delivery.subject
+        if self._counts_right:
+            self._left = min(self._left - 1, delivery.num_pending)
+        elif not unindexed:
+            self._left -= 1
+        return not unindexed
+
     async def _start(self, after: Start) -> ConsumerInfo:
-        name, info = await _create(self._bus, self._stream, self._subject, after, headers_only=self._headers_only)
-        self._counted = info.filter_subject == _ALL
+        name, info = await create_ephemeral(
+            self._bus, self._stream, self._subject, after, headers_only=self._headers_only
+        )
+        self._counted = info.filter_subject == ALL
         if self._consumer is not None:
             await self._consumer.__aexit__(None, None, None)
         self._consumer = PullConsumer(self._bus, self._stream, name, batch=self._batch, missing_after_s=_LOST_AFTER_S)
@@ -233,116 +244,3 @@ class OrderedConsumer:
             else:
                 self.resumed += 1
                 return
-
-
-async def position_before_newest(bus: Bus, stream: str, subject: str, count: int, *, before: int | None = None) -> int:
-    """Find a sequence that is followed by the newest `count` messages of `subject` and few more; 0 if there are fewer.
-
-    No message is read: the server counts the messages after a sequence in one request. A window before the newest
-    message is widened until it holds `count`, and narrowed again while it holds over twice as many.
-
-    Args:
-        before: count only messages below this sequence.
-    """
-    newest = await newest_of(bus, stream, subject) if before is None else before - 1
-    later = 0 if before is None else await count_after(bus, stream, subject, newest)
-    too_few, window = 0, count
-    while newest > 0:
-        start = max(0, newest - window)
-        found = await count_after(bus, stream, subject, start) - later
-        if found < count and start > 0:
-            too_few = window
-            # Estimated from the density so far, with a margin; the window at least doubles.
-            window = max(2 * window, min(64 * window, window * count * 5 // (4 * max(found, 1))))
-        elif found > 2 * count and window > too_few + 1:
-            window = max(too_few + 1, too_few + (window - too_few) * count * 5 // (4 * found))
-        else:
-            return start
-    return 0
-
-
-async def newest_of(bus: Bus, stream: str, subject: str) -> int:
-    """Read the sequence of the newest message of `subject`; 0 if there is none.
-
-    The message is not read, and so not waited for if it expires meanwhile: a new consumer stands right before it.
-    """
-    _, info = await _create(bus, stream, subject, "last", headers_only=True)
-    return info.delivered_stream_seq + 1 if info.num_pending else 0
-
-
-async def count_after(bus: Bus, stream: str, subject: str | Sequence[str], after: int) -> int:
-    """Count the messages of a subject, or of several, that a stream holds after a sequence."""
-    _, info = await _create(bus, stream, subject, after, headers_only=True)
-    return info.num_pending
-
-
-async def count_from(bus: Bus, stream: str, subject: str, time: datetime) -> tuple[int, int]:
-    """Find the first message of a subject that was stored at a time or later: its sequence, and how many there are.
-
-    The sequence may be below that of the message, but not below that of any older one.
-    """
-    _, info = await _create(bus, stream, subject, time, headers_only=True)
-    return info.delivered_stream_seq + 1, info.num_pending
-
-
-async def _create(
-    bus: Bus, stream: str, subject: str | Sequence[str], after: Start, *, headers_only: bool
-) -> tuple[str, ConsumerInfo]:
-    """Create an ephemeral consumer, by the widest filter where all of the ledger is meant and may be read."""
-    if isinstance(subject, str) and bus.reads_whole_ledger and is_whole(stream, subject):
-        try:
-            return await _create_by(bus, stream, _ALL, after, headers_only=headers_only)
-        except PermissionDeniedError:
-            bus.reads_whole_ledger = False  # a bus of an older layout
-    return await _create_by(bus, stream, subject, after, headers_only=headers_only)
-
-
-async def _create_by(
-    bus: Bus, stream: str, subject: str | Sequence[str], after: Start, *, headers_only: bool
-) -> tuple[str, ConsumerInfo]:
-    """Create one by its filters; the server removes it when pull requests stop."""
-    several = not isinstance(subject, str)
-    config: dict[str, Json] = {
-        "filter_subjects" if several else "filter_subject": list[Json](subject) if several else subject,
-        "ack_policy": "none",
-        "inactive_threshold": _INACTIVE_S * 1_000_000_000,
-        "mem_storage": True,
-        "num_replicas": 1,
-        "headers_only": headers_only,
-        **_start_at(after),
-    }
-    async for attempt in retry_until(deadline_after(_PLACING_S), pause_s=0):
-        name = f"feed-{random_token()}"
-        try:
-            return name, await _when_there_is_room(bus, stream, name, config)
-        except BusUnavailableError:
-            # The cluster may have placed it on a server that is down; the next one may be placed on another.
-            if not bus.clustered or not bus.connected or attempt.last:
-                raise
-    raise AssertionError("the last attempt returns or raises")
-
-
-async def _when_there_is_room(bus: Bus, stream: str, name: str, config: dict[str, Json]) -> ConsumerInfo:
-    """Create a consumer; while its stream has as many as it may, wait for those to go that are not used any more."""
-    pause_s = _FIRST_ROOM_PAUSE_S
-    deadline = deadline_after(_ROOM_S)
-    while True:
-        try:
-            return await bus.create_consumer(
-                stream, name, config, timeout_s=_ANSWER_S if bus.clustered else REQUEST_TIMEOUT_S
-            )
-        except ConsumerLimitError:
-            if left_until(deadline) <= 0:
-                raise
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, _LONGEST_ROOM_PAUSE_S)
-
-
-def _start_at(after: Start) -> dict[str, Json]:
-    match after:
-        case int():
-            return {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
-        case datetime():
-            return {"deliver_policy": "by_start_time", "opt_start_time": after.astimezone(UTC).isoformat()}
-        case _:
-            return {"deliver_policy": after}

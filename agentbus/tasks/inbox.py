@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
+from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.bus.pull_consumer import Delivery
+from agentbus.bus.reading.ephemeral_consumers import position_before_newest
 from agentbus.errors import MessageError, PermissionDeniedError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects

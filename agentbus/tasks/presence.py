@@ -165,8 +165,10 @@ async def present(bus: Bus, agent: str | None = None, *, seen: Seen | None = Non
     newest: dict[tuple[str, str], Presence] = {}
     before, now = seen or {}, Seen()
     async with OrderedConsumer(bus, subjects.REGISTRY_STREAM, watched, after=0, batch=_READ_AT_ONCE) as consumer:
-        async for message in consumer.backlog():
-            if KV_OPERATION not in message.headers:
+        async for part in consumer.backlog_in_parts():
+            for message in part:
+                if KV_OPERATION in message.headers:
+                    continue
                 known = before.get(message.subject)
                 if known is None or known[0] != message.stream_seq:
                     known = message.stream_seq, _read(message.subject, message.data, message.stored_at_us)

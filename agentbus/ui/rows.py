@@ -3,7 +3,7 @@
 from typing import Final
 
 from agentbus.agent_overview import AgentOverview
-from agentbus.protocol.json_codec import Json, encode, object_in
+from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns
 from agentbus.protocol.progress.events import ProgressMessage
 from agentbus.tasks.presence import Presence
@@ -138,6 +138,6 @@ def _worker(worker: Presence) -> Row:
     )
 
 
-def is_same(one: Row, other: Row | None) -> bool:
+def is_same(one: Row, other: Row) -> bool:
     """Whether two rows show the same."""
-    return other is not None and encode(one) == encode(other)
+    return one == other

@@ -9,7 +9,9 @@ import pytest
 from agentbus import Coordinator
 from agentbus.bus import ordered_consumer
 from agentbus.bus.jetstream import Bus, connect
-from agentbus.bus.ordered_consumer import OrderedConsumer, count_after
+from agentbus.bus.ordered_consumer import OrderedConsumer
+from agentbus.bus.reading import ephemeral_consumers
+from agentbus.bus.reading.ephemeral_consumers import count_after
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.schema import NatsSection
 from agentbus.errors import BusUnavailableError, ConsumerLimitError, SetupMissingError
@@ -112,7 +114,7 @@ async def test_a_stream_that_stays_away_is_an_error_after_a_while(
 async def test_in_a_cluster_a_consumer_that_is_not_placed_in_time_is_asked_for_under_another_name(
     link: AlteredLink, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(ordered_consumer, "_ANSWER_S", 0.3)
+    monkeypatch.setattr(ephemeral_consumers, "_ANSWER_S", 0.3)
     await put(coordinator, 1, 2)
     link.info["cluster"] = "three"
     link.changes[CREATE] = once(lost)
@@ -126,7 +128,7 @@ async def test_in_a_cluster_a_consumer_that_is_not_placed_in_time_is_asked_for_u
 async def test_a_single_server_that_does_not_answer_is_not_asked_for_another_consumer(
     link: AlteredLink, bus: Bus, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(ordered_consumer, "REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(ephemeral_consumers, "REQUEST_TIMEOUT_S", 0.3)
     link.changes[CREATE] = lost
     with pytest.raises(BusUnavailableError, match=r"did not answer within 0\.3 s"):
         await count_after(bus, STREAM, SUBJECT, 0)
@@ -155,7 +157,7 @@ async def test_a_stream_without_room_for_a_reader_is_tried_again_and_then_says_w
     async with OrderedConsumer(bus, STREAM, SUBJECT, after="new") as first:
         reading = asyncio.create_task(following(first, 1))  # an open request keeps the consumer
         with monkeypatch.context() as patched:
-            patched.setattr(ordered_consumer, "_ROOM_S", 0.5)
+            patched.setattr(ephemeral_consumers, "_ROOM_S", 0.5)
             with pytest.raises(ConsumerLimitError, match=r"as many consumers as it may have .* setup --update"):
                 await count_after(bus, STREAM, SUBJECT, 0)
         await put(coordinator, 2)

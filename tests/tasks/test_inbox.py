@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agentbus import Coordinator, connect
-from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
+from agentbus.bus.ordered_consumer import OrderedConsumer
+from agentbus.bus.reading.ephemeral_consumers import position_before_newest
 from agentbus.bus.setup import set_up
 from agentbus.errors import SetupMissingError
 from agentbus.protocol import subjects

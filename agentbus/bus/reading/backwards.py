@@ -4,6 +4,7 @@ What that costs does not depend on how much the stream holds: a window is found 
 go. For a filter with wildcards of its own, the server looks at every subject of the stream for each consumer.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, count_after, count_from, newest_of
+from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.bus.pull_consumer import Delivery
+from agentbus.bus.reading.ephemeral_consumers import count_after, count_from, newest_of
 from agentbus.bus.reading.newest import Whole
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol.parties.ledger_streams import is_ledger
@@ -121,16 +123,17 @@ class BackwardsReader:
             consumer = await self._open(stack, count)
             bottom = consumer.cursor + 1
             kept: dict[str, Read] = {}
-            oldest, read = None, 0
-            async with aclosing(consumer.backlog()) as backlog:
-                async for message in backlog:
-                    if not self._live and message.stream_seq >= self._top:
-                        break
-                    oldest, read = oldest or message.stored_at, read + 1
-                    kept.pop(message.subject, None)  # it has changed meanwhile, and now belongs at the end
-                    if self._keep(message):
-                        kept[message.subject] = message
-                    if not self._live and message.stream_seq == self._top - 1:
+            oldest, read, end = None, 0, math.inf if self._live else self._top
+            async with aclosing(consumer.backlog_in_parts()) as backlog:
+                async for part in backlog:
+                    for message in part:
+                        if message.stream_seq >= end:
+                            break
+                        oldest, read = oldest or message.stored_at, read + 1
+                        kept.pop(message.subject, None)  # it has changed meanwhile, and now belongs at the end
+                        if self._keep(message):
+                            kept[message.subject] = message
+                    if part[-1].stream_seq >= end - 1:
                         break  # the next one would be asked for with a whole batch
         self._top, self._live = bottom, False
         return Window(list(reversed(kept.values())), bottom, oldest, read, self.done)

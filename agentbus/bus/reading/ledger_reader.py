@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Final, Self
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import count_after, count_from
 from agentbus.bus.reading.backwards import GROWTH, BackwardsReader, Keep, Read, Window
+from agentbus.bus.reading.ephemeral_consumers import count_after, count_from
 from agentbus.bus.reading.ledger_parts import Part, ends_of, ledger_parts
 from agentbus.bus.reading.merging import MergedReader, time_at
 from agentbus.concurrently import concurrently

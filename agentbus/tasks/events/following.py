@@ -8,8 +8,9 @@ from typing import Final, cast
 import anyio
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, Start
+from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.bus.pull_consumer import Delivery
+from agentbus.bus.reading.ephemeral_consumers import Start
 
 _CLOSE_S: Final = 1.0
 """How long deleting a consumer may take; the server deletes unused ones anyway."""

@@ -88,9 +88,10 @@ class Wanted:
 
     def may_be(self, entry: Read) -> bool:
         """Whether an entry may be shown. A queued one may be cancelled: the request stands in its value only."""
-        state = entry.headers.get(STATE)
-        if state is not None and not self._may_be_in(state, entry):
-            return False
+        if self.state is not None or self.settled or self.is_open:
+            state = entry.headers.get(STATE)
+            if state is not None and not self._may_be_in(state, entry):
+                return False
         if self.group is not None and entry.headers.get(GROUP, self.group) != self.group:
             return False
         if subjects.parse_mcp_task(entry.subject) is not None:

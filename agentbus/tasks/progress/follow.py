@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, Start
+from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.bus.pull_consumer import Delivery
+from agentbus.bus.reading.ephemeral_consumers import Start
 from agentbus.errors import ApiError, BusError, BusUnavailableError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol.progress import names
 from agentbus.protocol.progress.events import ProgressMessage, RunEvent, read_progress

@@ -14,8 +14,9 @@ from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, Start
+from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.bus.pull_consumer import Delivery
+from agentbus.bus.reading.ephemeral_consumers import Start
 from agentbus.errors import PermissionDeniedError
 
 _KEYS_AT_ONCE: Final = 200
