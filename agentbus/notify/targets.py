@@ -9,10 +9,11 @@ import signal
 import ssl
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import h11
 
+from agentbus.config.addresses import bracketed
 from agentbus.errors import ConfigError, NotDeliveredError
 from agentbus.protocol.json_codec import Json
 from agentbus.version import __version__
@@ -21,6 +22,8 @@ Body = Literal["json", "text"]
 _KILL_S: Final = 5.0
 """How long the end of a killed command is waited for."""
 _MOST_HEADER_BYTES: Final = 16_384
+_KEPT_IN_URLS: Final = "!$%&'()*+,/:;=?@[]~"
+"""What stays as it is beside letters and digits; anything else is percent-encoded, as browsers do."""
 
 
 class Target(Protocol):
@@ -111,11 +114,12 @@ class UrlTarget:
         try:
             parts = urlsplit(url.strip())
             port = parts.port or (443 if parts.scheme == "https" else 80)
-        except ValueError:
+            host = (parts.hostname or "").encode("idna").decode()
+        except ValueError:  # also a name that is none: UnicodeError
             raise ConfigError("the URL for notifications cannot be read") from None
         if parts.scheme not in {"http", "https"} or not parts.hostname or not url.strip().isprintable():
             raise ConfigError("the URL for notifications must begin with https:// or http:// and name a host")
-        self._parts, self._port = parts, port
+        self._parts, self._host, self._port = parts, host, port
         self.key = parts.geturl()
         self._timeout_s = timeout_s
         self._body: Body = body
@@ -145,11 +149,11 @@ class UrlTarget:
     async def _post(self, data: bytes, kind: str, event_id: str) -> int:
         parts = self._parts
         tls = ssl.create_default_context() if parts.scheme == "https" else None
-        reader, writer = await asyncio.open_connection(parts.hostname, self._port, ssl=tls, limit=_MOST_HEADER_BYTES)
+        reader, writer = await asyncio.open_connection(self._host, self._port, ssl=tls, limit=_MOST_HEADER_BYTES)
         try:
             connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEADER_BYTES)
             headers = [
-                ("Host", parts.netloc.rpartition("@")[2]),
+                ("Host", bracketed(self._host) + (f":{parts.port}" if parts.port else "")),
                 ("User-Agent", f"agentbus/{__version__}"),
                 ("Content-Type", kind),
                 ("Content-Length", str(len(data))),
@@ -158,7 +162,7 @@ class UrlTarget:
                 *_authorization(parts),
             ]
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            request = h11.Request(method="POST", target=target.encode(), headers=headers)
+            request = h11.Request(method="POST", target=quote(target, safe=_KEPT_IN_URLS), headers=headers)
             for event in (request, h11.Data(data=data), h11.EndOfMessage()):
                 writer.write(connection.send(event) or b"")
             await writer.drain()

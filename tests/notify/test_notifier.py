@@ -16,6 +16,7 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
+from agentbus.cli.coordinator.events.notifying import target_of
 from agentbus.errors import ConfigError, NotDeliveredError
 from agentbus.notify import notifier as module
 from agentbus.notify.notifier import Notifier, open_notifier
@@ -119,6 +120,17 @@ async def test_a_post_carries_the_event_and_nothing_of_the_address_is_told(web: 
         assert "secret" not in str(refused.value)
 
 
+async def test_an_address_may_have_blanks_and_letters_of_any_language(web: Web) -> None:
+    await UrlTarget(f"http://127.0.0.1:{web.port}/my chat/größe%20x?für=a b", 30).send(PAYLOAD)
+    assert web.posts[0].head.startswith("POST /my%20chat/gr%C3%B6%C3%9Fe%20x?f%C3%BCr=a%20b HTTP/1.1\r\n")
+    with pytest.raises(NotDeliveredError, match="cannot be reached"):
+        await UrlTarget("http://bücher.invalid/", 30).send(PAYLOAD)
+    for wrong in (f"http://{'a' * 64}.invalid/secret", "http://a..b/secret"):
+        with pytest.raises(ConfigError, match="the URL for notifications") as refused:
+            UrlTarget(wrong, 30)
+        assert "secret" not in str(refused.value)
+
+
 @pytest.mark.posix("process groups")
 async def test_a_command_gets_the_event_on_standard_input_and_one_that_hangs_is_ended_with_its_children(
     tmp_path: Path,
@@ -214,3 +226,18 @@ async def test_a_machine_that_was_off_is_told_of_each_event_once(
     assert told() == ["bad", "ask", "worse", "last"] or sorted(told()[:2]) == ["ask", "bad"]
     assert len(told()) == 4
     assert "t0ken" not in (tmp_path / "log").read_text(encoding="utf-8")
+
+
+@pytest.mark.posix("an executable script")
+async def test_a_command_beside_the_person_is_run_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "tell-me"
+    script.write_text("#!/bin/sh\ncat > got\n", encoding="utf-8")
+    script.chmod(0o700)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for command in ("./tell-me", "~/tell-me"):
+        await target_of(command, None, None, 30, "json").send(PAYLOAD)
+        assert json.loads((tmp_path / "got").read_text(encoding="utf-8")) == PAYLOAD
+        (tmp_path / "got").unlink()

@@ -49,7 +49,9 @@ def target_of(
         raise ConfigError(f"--exec cannot be read: {error}") from None
     if not argv or not argv[0]:
         raise ConfigError("--exec names no command")
-    return CommandTarget((str(in_home(argv[0])), *argv[1:]), timeout_s)
+    # Not as a path otherwise: that would make a name of `./tell-me`, which is looked for on the PATH.
+    program = str(in_home(argv[0])) if argv[0].startswith("~") else argv[0]
+    return CommandTarget((program, *argv[1:]), timeout_s)
 
 
 async def notify(
