@@ -1,6 +1,5 @@
 """The part of the Python API that publishes tasks: one, the same for several agents, or many."""
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.concurrently import concurrently
-from agentbus.errors import AgentBusError, BusError, MessageError
+from agentbus.errors import AgentBusError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import Json
@@ -24,9 +23,6 @@ log = logging.getLogger("agentbus")
 
 AT_ONCE: Final = 16
 """How many of several tasks a method handles at the same time: as many requests as one connection answers quickly."""
-
-_LOOK_S: Final = 1.0
-"""How long a publication may wait for the look whether its agent is known, of which only the log tells."""
 
 
 class CoordinatorPublishing:
@@ -168,17 +164,10 @@ class CoordinatorPublishing:
         if not self.warns_of_unknown or agent in self._looked_for:
             return
         self._looked_for |= {agent}
-        from agentbus.tasks.listing.known_agents import nearest, unknown_agents
+        from agentbus.tasks.listing.known_agents import unknown_note
 
-        try:
-            async with asyncio.timeout(_LOOK_S):
-                known = (await unknown_agents(self.bus, [agent])).get(agent)
-        except (BusError, TimeoutError):
-            return  # the publication says what is wrong
-        if known is not None:
-            near = nearest(agent, known)
-            meant = f"; did you mean {near}?" if near else ""
-            log.warning("this bus has never seen an agent %s: the task waits for its first worker%s", agent, meant)
+        if (note := await unknown_note(self.bus, agent)) is not None:
+            log.warning("%s", note)
 
     async def _sent(self, task: Task, attachments: Attachments = NONE) -> PublishedTask:
         await self._warn_of_unknown(task.agent)

@@ -11,6 +11,7 @@ from agentbus.errors import ArgumentError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
 from agentbus.task_handle import DEFAULT_TASK_TYPE, PublishedTask
+from agentbus.tasks.listing.known_agents import unknown_note
 from agentbus.ui.rows import Row, known, task_row
 from agentbus.ui.shown_text import line
 
@@ -60,7 +61,8 @@ async def _publish(bus: Coordinator, fields: Fields) -> Row:
     # The page makes the id, so that a request that is sent again after a lost answer makes no second task.
     task_id = fields.text("task_id", default="") or None
     group = fields.text("group", default="").strip() or None
-    return _published(bus, await bus.publish(agent, content, task_type=task_type, task_id=task_id, group=group))
+    note = await unknown_note(bus.bus, agent)
+    return _published(bus, await bus.publish(agent, content, task_type=task_type, task_id=task_id, group=group), note)
 
 
 async def _follow_up(bus: Coordinator, fields: Fields) -> Row:
@@ -72,10 +74,11 @@ async def _follow_up(bus: Coordinator, fields: Fields) -> Row:
     return _published(bus, sent)
 
 
-def _published(bus: Coordinator, sent: PublishedTask) -> Row:
+def _published(bus: Coordinator, sent: PublishedTask, note: str | None = None) -> Row:
     name = bus.task(sent.id, agent=sent.agent, owner=bus.agent).query.name
     shown = f"{sent.agent}/{sent.id}" if bus.agent == subjects.COORDINATOR else str(name)
-    return known(name=shown, id=sent.id, note=line(sent.note, 600) if sent.note else None)
+    note = sent.note or note
+    return known(name=shown, id=sent.id, note=line(note, 600) if note else None)
 
 
 async def _answer(bus: Coordinator, fields: Fields) -> Row:

@@ -22,7 +22,8 @@ async def costs(bus: Coordinator, days: int) -> Row:
     Raises:
         SetupMissingError, PermissionDeniedError, BusUnavailableError: see `spending`.
     """
-    since = datetime.now(UTC) - timedelta(days=max(1, min(days, MOST_DAYS)))
+    days = max(1, min(days, MOST_DAYS))
+    since = datetime.now(UTC) - timedelta(days=days)
     wanted = Wanted.of(bus, settled=True)
     by_agent, by_day = [await spending(bus.bus, wanted, by, since=since, search_s=_SEARCH_S) for by in _GROUPINGS]
     found = by_agent.found

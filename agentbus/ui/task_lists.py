@@ -6,6 +6,7 @@ from typing import Final, cast, get_args
 from agentbus.coordinator import Coordinator
 from agentbus.errors import ArgumentError
 from agentbus.protocol.ledger_entry import State
+from agentbus.ui.asked_numbers import number_in
 from agentbus.ui.rows import Row, known, task_row
 
 _LISTED: Final = 50
@@ -26,7 +27,7 @@ async def task_list(bus: Coordinator, asked: Mapping[str, str]) -> Row:
         text=text,
         state=_state(asked.get("state", "")),
         limit=_LISTED,
-        cursor=_number(asked.get("cursor", "")),
+        cursor=number_in(asked.get("cursor", "")),
         with_results=False,
         search_s=_SEARCH_S,
     )
@@ -43,7 +44,3 @@ def _state(text: str) -> State | None:
     if text and text not in get_args(State):
         raise ArgumentError(f"{text[:40]!r} is no state of a task")
     return cast("State | None", text or None)
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None

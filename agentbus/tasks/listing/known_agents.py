@@ -1,16 +1,19 @@
 """Which agents a bus has seen: those that a worker, a set-up or a task has named."""
 
+import asyncio
 import difflib
 from collections.abc import Iterable
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.errors import PermissionDeniedError, SetupMissingError
+from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.tasks.presence import present
 
 _LIKE: Final = 0.6
 """How like a name must be to be taken for what was meant: `code` for `cod`, and not for `qa`."""
+_LOOK_S: Final = 1.0
+"""How long a publication may wait for the look whether its agent is known, of which it is only told."""
 
 
 async def unknown_agents(bus: Bus, agents: Iterable[str]) -> dict[str, list[str]]:
@@ -33,6 +36,23 @@ async def unknown_agents(bus: Bus, agents: Iterable[str]) -> dict[str, list[str]
     except (PermissionDeniedError, SetupMissingError):
         return {}
     return {agent: by_likeness(agent, known) for agent in unseen} if known else {}
+
+
+async def unknown_note(bus: Bus, agent: str) -> str | None:
+    """Say that the bus has never seen an agent, with the name that was probably meant; None if it has.
+
+    Nor is anything said where the bus does not answer soon: the publication says what is wrong.
+    """
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            known = (await unknown_agents(bus, [agent])).get(agent)
+    except (BusError, TimeoutError):
+        return None
+    if known is None:
+        return None
+    near = nearest(agent, known)
+    meant = f"; did you mean {near}?" if near else ""
+    return f"this bus has never seen an agent {agent}: the task waits for its first worker{meant}"
 
 
 def by_likeness(agent: str, known: Iterable[str]) -> list[str]:

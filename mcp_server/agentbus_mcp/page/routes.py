@@ -27,8 +27,10 @@ from agentbus.errors import (
 )
 from agentbus.protocol.json_codec import Json, decode, encode, object_in
 from agentbus.ui.actions import ACTIONS, Fields
+from agentbus.ui.asked_numbers import number_in
 from agentbus.ui.board import older_questions
 from agentbus.ui.costs import costs
+from agentbus.ui.feed import NOTHING
 from agentbus.ui.left_work import file_pieces, patch_lines
 from agentbus.ui.task_lists import task_list
 from agentbus.ui.task_page import task_page, whole_text
@@ -40,6 +42,8 @@ from agentbus_mcp.page.sessions import Session, Sessions
 STATIC: Final = Path(agentbus.ui.__file__).parent / "static"
 _MAX_BODY_BYTES: Final = 4 << 20
 """Of an action: the largest task that the bus takes, with each character escaped."""
+_COST_DAYS: Final = 7
+"""For which cost is added up where the page does not say."""
 _STATUS_OF: Final[tuple[tuple[type[AgentBusError], HTTPStatus], ...]] = (
     (BusUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (TaskNotFoundError, HTTPStatus.NOT_FOUND),
@@ -175,11 +179,9 @@ class Page:
         if found is None:
             return self._signed_out()
         page, session = found
-        since = request.query_params.get("since", "")
+        since = number_in(request.query_params.get("since", ""))
         # After a restart of this server, versions begin anew.
-        seen = (
-            int(since) if since.isascii() and since.isdigit() and request.query_params.get("boot") == page.boot else -1
-        )
+        seen = since if since is not None and request.query_params.get("boot") == page.boot else NOTHING
         stream = events(page, request.query_params.get("task") or None, seen, session.ended)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
@@ -196,8 +198,7 @@ class Page:
         return _json(await task_list(await page.coordinator(), request.query_params))
 
     async def _questions(self, page: ServedPage, request: Request) -> Response:
-        cursor = request.query_params.get("cursor", "")
-        before = int(cursor) if cursor.isascii() and cursor.isdigit() else None
+        before = number_in(request.query_params.get("cursor", ""))
         return _json(await older_questions(await page.coordinator(), before))
 
     async def _patch(self, page: ServedPage, request: Request) -> Response:
@@ -215,8 +216,8 @@ class Page:
         return StreamingResponse(_whole(pieces), media_type="application/octet-stream", headers=headers)
 
     async def _cost(self, page: ServedPage, request: Request) -> Response:
-        days = request.query_params.get("days", "")
-        return _json(await costs(await page.coordinator(), int(days) if days.isascii() and days.isdigit() else 7))
+        days = number_in(request.query_params.get("days", ""))
+        return _json(await costs(await page.coordinator(), _COST_DAYS if days is None else days))
 
     # -- what it does
 

@@ -27,8 +27,10 @@ export function newTaskScreen(main, path) {
     const fields = { to: agent.value.trim(), content: content.value, task_type: type.value.trim(), group: group.value.trim(), task_id: id };
     const known = page.section("agents").rows[fields.to];
     const note = known && !known.online ? `Published. No worker of ${fields.to} is alive now: the task waits.` : "Published";
-    const found = await page.act(form.querySelector("button.first"), "publish", fields, () => note);
+    const found = await page.act(form.querySelector("button.first"), "publish", fields);
     if (found) {
+      if (found.note) page.say(`Published, but ${found.note}`, "fault"); // it stays until it was read
+      else page.say(note);
       id = newTaskId();
       page.go(`task/${found.name}`);
     }
