@@ -101,7 +101,7 @@ LISTS = (
 async def test_every_list_fits_terminals_of_40_80_and_200_columns(server: NatsServer, coordinator: Coordinator) -> None:
     await fill(coordinator)
     await coordinator.bus.publish("agent.code.dead", b"no task")
-    whole = {TASK, AGENT, f"agent {AGENT}", "g" * 64, f"code/{'g' * 64}"}
+    whole = {TASK, AGENT, f"agent {AGENT}", f"{AGENT}/{TASK}", "g" * 64, f"code/{'g' * 64}"}
 
     async def one(columns: int, command: tuple[str, ...]) -> None:
         argv = ["-m", "agentbus", *command, "--nats-url", server.url]
@@ -118,6 +118,29 @@ async def test_every_list_fits_terminals_of_40_80_and_200_columns(server: NatsSe
 
     for columns in (40, 80, 200):
         await asyncio.gather(*(one(columns, command) for command in LISTS))
+
+
+@pytest.mark.posix("needs a pseudo-terminal")
+async def test_of_80_columns_ids_are_whole_and_tasks_are_told_apart(
+    server: NatsServer, coordinator: Coordinator
+) -> None:
+    tasks = [await coordinator.publish("code", f"{word} the login page of the shop") for word in ("Test", "Paint")]
+    why = "the command exited with status 3: something that takes a line"
+    await settle(coordinator, tasks[0].id, "", status="failed", error=why, failure=Failure("not_started", why))
+
+    async def shown(*command: str) -> list[str]:
+        argv = ["-m", "agentbus", *command, "--nats-url", server.url]
+        async with terminal(argv, columns=80, streams="stdout") as running:
+            pass
+        return running.text.splitlines()
+
+    audit = [line.split() for line in await shown("audit")]
+    assert [[words[1] for words in audit if words[0] == f"code/{task.id}"] for task in tasks] == [["publish"]] * 2
+    listed, status = await shown("task", "list"), await shown("status")
+    for task, word in zip(tasks, ("Test", "Paint"), strict=True):
+        assert [word in line for line in listed if task.id in line] == [True], listed
+    assert "failed" in next(line for line in listed if tasks[0].id in line)
+    assert status[1] == "", "the head is one line"
 
 
 async def test_a_format_can_be_chosen_for_every_list(server: NatsServer, coordinator: Coordinator) -> None:

@@ -56,7 +56,7 @@ async def audit(
     wanted = log.Wanted(task=lazy.task_names.task_name(task) if task is not None else None, since=since, **filters)
     lines = await log.newest_lines(bus.bus, wanted, limit)
     if output.tabular():
-        output.table(["time", "what", "task", "who", "detail"], [_row(line) for line in lines])
+        _print(lines)
     else:
         for line in lines:
             output.json_line(log.to_json(line))
@@ -70,7 +70,18 @@ async def audit(
         output.remark(f"{lost.count} lines or more are gone before their 90 days, for newer ones of their party{whose}")
 
 
-def _row(line: "Line") -> list[str]:
-    who = line.who if line.named_by == "subject" else f"{line.who} (says the sender)"
-    task = str(lazy.audit_log.name(line)) if line.task else line.agent
-    return [f"{line.at:%Y-%m-%d %H:%M:%S}", line.what, task, who, line.detail]
+def _print(lines: "list[Line]") -> None:
+    """Print a table of lines, with whole ids of tasks."""
+    column = lazy.fitted_table.Column
+    columns = (column("task", 0), column("what", 1), column("time", 3), column("who", 2, 8), column("detail", 4, 10))
+    lazy.fitted_table.print_fitted(columns, [_row(line) for line in lines])
+
+
+def _row(line: "Line") -> dict[str, str]:
+    return {
+        "task": str(lazy.audit_log.name(line)) if line.task else f"agent {line.agent}",
+        "what": line.what,
+        "time": f"{line.at:%Y-%m-%d %H:%M:%S}",
+        "who": line.who if line.named_by == "subject" else f"{line.who} (says the sender)",
+        "detail": line.detail,
+    }

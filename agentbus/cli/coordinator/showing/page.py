@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -112,7 +113,9 @@ def _settled(overview: "BusOverview") -> "list[tuple[Mapping[str, str], TaskStat
 
 def _head(overview: "BusOverview", width: int) -> list[PageLine | str]:
     where = f"   {overview.coordinator} on {overview.servers}   nats-server {overview.server_version}"
-    head = Text.assemble(("agentbus", "bold"), harmless(f"{where}   {overview.at:%Y-%m-%d %H:%M:%S} UTC"))
+    short = f"agentbus{where}   {overview.at:%H:%M:%S} UTC"
+    day = f"{overview.at:%Y-%m-%d} " if cell_len(short) + 11 <= width else ""
+    head = Text.assemble(("agentbus", "bold"), harmless(f"{where}   {day}{overview.at:%H:%M:%S} UTC"))
     lines: list[PageLine | str] = [PageLine(line) for line in head.wrap(Console(width=width), width)]
     if overview.missing:
         missing = f"missing: {', '.join(overview.missing)}; make it with: agentbus setup"

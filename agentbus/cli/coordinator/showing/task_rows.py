@@ -19,11 +19,12 @@ COLUMNS: Final = (
     Column("owner", 10, 12),
     Column("attempt", 12),
     Column("continues", 11, 16),
-    Column("why", 4, 10),
-    Column("about", 5, 10),
+    Column("why", 5, 10),
+    Column("about", 4, 10),
     Column("group", 8, 10),
 )
-"""Of a narrow terminal the first ones are left: the id, what became of it, and, of a failure, why."""
+"""Of a narrow terminal those are left by which a person finds a task again: the id, what became of it, and what it is
+about. Why one failed stands beside its state in a word; ten characters of the reason would say less."""
 
 
 def print_tasks(tasks: Sequence[TaskStatus], *, owned: bool) -> None:

@@ -14,7 +14,7 @@ _COLUMNS: Final = (
     Column("worker", 0),
     Column("agent", 1, 10),
     Column("state", 2, 12),
-    Column("tasks", 4, 12),
+    Column("tasks", 4),  # ids, whole or not at all
     Column("host", 5, 10),
     Column("seen", 3),
     Column("version", 6),
