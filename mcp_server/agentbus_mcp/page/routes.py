@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import agentbus.ui
 from agentbus.config.addresses import Address
@@ -102,7 +102,16 @@ class Page:
             Route("/api/act/{action}", self._act, methods=["POST"]),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
-        return Guard(Starlette(routes=routes), serves_host)
+        pages = Starlette(routes=routes)
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            # Relative: a proxy with TLS before this server has another scheme and name than the request says.
+            place: str = scope.get("root_path", "")
+            with_slash = place and scope["path"] == place
+            app = RedirectResponse(f"{place.rpartition('/')[2]}/") if with_slash else pages
+            await app(scope, receive, send)
+
+        return Guard(serve, serves_host)
 
     # -- signing in
 

@@ -146,6 +146,10 @@ async def test_the_mcp_server_has_the_same_page_beside_its_own_path(
     at = ("--http", "127.0.0.1:0", "--ui", "--nats-url", server.url)
     async with ui_server(tmp_path / "mcp.log", *at, command=("agentbus_mcp",)) as ui:
         assert ui.url.endswith("/ui/")
+        async with httpx2.AsyncClient(timeout=BOUND_S) as http:
+            short = await http.get(ui.url.removesuffix("/"))  # what people type, perhaps to a proxy with TLS
+            assert (short.status_code, short.headers["location"]) == (307, "ui/")
+            assert "content-security-policy" in short.headers
         how = "agentbus-mcp prints a new link whenever it is started; a browser that is signed in has one, too"
         assert await _said_to_a_stranger(ui) == f"{NO_SESSION}. {how}"
         async with browser(ui) as http:
