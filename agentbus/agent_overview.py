@@ -1,10 +1,12 @@
 """Agents with their living workers and their backlog, as `agentbus agent list` and `list_agents` show them."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import StreamInfo
+from agentbus.bus.pull_consumer import Delivery
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.concurrently import at_the_same_time
 from agentbus.errors import PermissionDeniedError
@@ -12,7 +14,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.parties.control_entry import OperatorPause
 from agentbus.tasks.agent_pauses import operator_pauses
-from agentbus.tasks.presence import PausedWorker, Presence, Seen, present
+from agentbus.tasks.presence import PausedWorker, Presence, Seen, registered, workers_in
 
 _COUNT_TIMEOUT_S: Final = 1.0
 """The server counts within milliseconds; a count that stays behind must not keep the overview back."""
@@ -79,14 +81,6 @@ class AgentOverview:
 
 
 @dataclass(frozen=True, slots=True)
-class AgentsNow:
-    """Agents, and the state of the queue by which their tasks were counted; None where this user may not read it."""
-
-    agents: list[AgentOverview]
-    queue: StreamInfo | None
-
-
-@dataclass(frozen=True, slots=True)
 class _Backlog:
     """How many tasks agents have in the queue.
 
@@ -99,6 +93,73 @@ class _Backlog:
     counted: dict[str, tuple[int, int, int]] = field(default_factory=dict[str, tuple[int, int, int]])
     without_consumer: dict[str, int] = field(default_factory=dict[str, int])
     queue: StreamInfo | None = None
+
+    @property
+    def counts(self) -> dict[str, tuple[int, int, int]]:
+        """The counts of all agents, as `counted` has them."""
+        return {**self.counted, **{name: (count, 0, 0) for name, count in self.without_consumer.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class AgentBacklog:
+    """What an `AgentOverview` says of the tasks of an agent. `online`: whether the registry has an entry of it."""
+
+    agent: str
+    online: bool
+    waiting: int | None = None
+    unacknowledged: int | None = None
+    delivered_seq: int = 0
+
+    @property
+    def in_queue(self) -> int | None:
+        """How many tasks the queue holds of the agent, given to a worker or not; None if that is not known."""
+        return None if self.waiting is None or self.unacknowledged is None else self.waiting + self.unacknowledged
+
+
+@dataclass(frozen=True)
+class AgentsNow:
+    """What was read of the agents; the entries of their workers are read when they are asked for.
+
+    A thousand of these take longer than the server needs to answer: who asks it something first waits less.
+
+    Attributes:
+        queue: the state of the queue by which tasks were counted; None where this user may not read it.
+    """
+
+    queue: StreamInfo | None = None
+    _found: _Backlog = field(default_factory=_Backlog)
+    _by_hand: dict[str, OperatorPause] = field(default_factory=dict[str, OperatorPause])
+    _entries: list[Delivery] = field(default_factory=list[Delivery])
+    _seen: Seen | None = None
+
+    @cached_property
+    def backlogs(self) -> list[AgentBacklog]:
+        """The tasks of each agent, by name."""
+        online = {subjects.agent_of_presence(entry.subject) for entry in self._entries}
+        counts = self._found.counts
+        return [
+            AgentBacklog(name, name in online, *counts.get(name, (None, None, 0)))
+            for name in sorted({*online, *counts})
+        ]
+
+    @cached_property
+    def agents(self) -> list[AgentOverview]:
+        """The agents with their workers, by name."""
+        of_agents: dict[str, list[Presence]] = {}
+        for worker in workers_in(self._entries, self._seen):
+            of_agents.setdefault(worker.agent, []).append(worker)
+        counts = self._found.counts
+        return [
+            AgentOverview(
+                name,
+                tuple(of_agents.get(name, ())),
+                *counts.get(name, (None, None, 0))[:2],
+                self._by_hand.get(name),
+                delivered_seq=counts.get(name, (None, None, 0))[2],
+                named=name not in self._found.without_consumer or name in of_agents,
+            )
+            for name in sorted({*of_agents, *counts})
+        ]
 
 
 async def overview_of_agents(bus: Bus, agent: str | None = None) -> list[AgentOverview]:
@@ -114,28 +175,13 @@ async def overview_of_agents(bus: Bus, agent: str | None = None) -> list[AgentOv
 
 
 async def agents_now(bus: Bus, agent: str | None = None, *, seen: Seen | None = None) -> AgentsNow:
-    """List the same with the state of the queue, for one who shows both; `seen`: see `present`."""
+    """Read the same with the state of the queue, for one who shows both; `seen`: see `workers_in`."""
     async with at_the_same_time() as group:
         counting = group.create_task(_backlog(bus, agent))
         pausing = group.create_task(operator_pauses(bus))
-        workers = await present(bus, agent, seen=seen)
-    found, by_hand = counting.result(), pausing.result()
-    backlog = {**found.counted, **{name: (count, 0, 0) for name, count in found.without_consumer.items()}}
-    of_agents: dict[str, list[Presence]] = {}
-    for worker in workers:
-        of_agents.setdefault(worker.agent, []).append(worker)
-    agents = [
-        AgentOverview(
-            name,
-            tuple(of_agents.get(name, ())),
-            *backlog.get(name, (None, None, 0))[:2],
-            by_hand.get(name),
-            delivered_seq=backlog.get(name, (None, None, 0))[2],
-            named=name not in found.without_consumer or name in of_agents,
-        )
-        for name in sorted({*of_agents, *backlog})
-    ]
-    return AgentsNow(agents, found.queue)
+        entries = await registered(bus, agent)
+    found = counting.result()
+    return AgentsNow(found.queue, found, pausing.result(), entries, seen)
 
 
 async def _backlog(bus: Bus, agent: str | None) -> _Backlog:

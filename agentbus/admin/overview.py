@@ -4,6 +4,7 @@ What needs a person, what runs, what waits, what was settled last; agents and st
 such as `agentbus status` and `top`, shows these data.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Final, TypeVar
 from agentbus.admin.needs import Needs, needs_of
 from agentbus.admin.queued_tasks import AgentTasks, QueueHeads, counts_of
 from agentbus.admin.stream_usage import StreamUsage, usages, warnings
-from agentbus.agent_overview import AgentOverview, AgentsNow, agents_now
+from agentbus.agent_overview import AgentBacklog, AgentOverview, AgentsNow, agents_now
 from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.bus.reading.ledger_parts import agent_ledgers, name_of, parts_in
 from agentbus.bus.reading.ledger_reader import LedgerReader
@@ -42,6 +43,8 @@ _MAX_RUNNING: Final = 50  # a large terminal shows no more
 _LOOKED_AT: Final = 50
 """Of the tasks that were settled last: the failures among them need a person."""
 
+_UNTIL_SENT: Final = 3
+"""After how many turns of the event loop what was begun is on its way to the server."""
 _MOST_OWN: Final = 100
 _SEARCH_OWN_S: Final = 0.5
 """A search of the ledger for tasks that wait is repeated with each look."""
@@ -164,8 +167,8 @@ class OverviewReader:
         """
         bus = self._coordinator
         missing: list[str] = []
-        agents, there = await self._agents_and_streams(missing)
-        found = await self._tasks_now(there, agents)
+        now, there = await self._agents_and_streams(missing)
+        found = await self._tasks_now(there, now)
         async with at_the_same_time() as group:
             telling = group.create_task(last_of_each(bus.bus, [status.record.key for status in found.running]))
             needs = await self._needs(found)
@@ -202,13 +205,13 @@ class OverviewReader:
             SetupMissingError, PermissionDeniedError: see `Coordinator.overview`.
             BusUnavailableError: the bus cannot be reached.
         """
-        agents = await self._coordinator.overview(agent)
+        now = await agents_now(self._coordinator.bus, subjects.agent_id(agent) if agent else None)
         ledgers = await self._allowed(subjects.STATE_STREAM, lambda: agent_ledgers(self._coordinator.bus))
-        found = await self._tasks_now(_StreamsNow([], ledgers), agents)
+        found = await self._tasks_now(_StreamsNow([], ledgers), now)
         counts = {one.agent: one for one in found.counts}
         return [(one, counts[one.agent]) for one in found.agents if agent in (None, one.agent)]
 
-    async def _agents_and_streams(self, missing: list[str]) -> tuple[list[AgentOverview], _StreamsNow]:
+    async def _agents_and_streams(self, missing: list[str]) -> tuple[AgentsNow, _StreamsNow]:
         """Read the agents and the states of the streams, at the same time; each stream once."""
         async with at_the_same_time() as group:
             ledger = group.create_task(self._ledger(missing))
@@ -217,16 +220,16 @@ class OverviewReader:
                 for name in STREAMS
                 if name not in (subjects.STATE_STREAM, subjects.TASKS_STREAM)
             ]
-            now = await self._allowed(
-                "agents", lambda: agents_now(self._coordinator.bus, seen=self._seen)
-            ) or AgentsNow([], None)
+            now = (
+                await self._allowed("agents", lambda: agents_now(self._coordinator.bus, seen=self._seen)) or AgentsNow()
+            )
             queue = now.queue or await self._allowed(
                 subjects.TASKS_STREAM, lambda: self._stream(subjects.TASKS_STREAM, missing)
             )
         whole, ledgers = ledger.result()
         found = [queue, whole, *(one.result() for one in others)]
         by_name = {name_of(info): info for info in found if info is not None}
-        return now.agents, _StreamsNow([by_name[name] for name in STREAMS if name in by_name], ledgers)
+        return now, _StreamsNow([by_name[name] for name in STREAMS if name in by_name], ledgers)
 
     async def _ledger(self, missing: list[str]) -> tuple[StreamInfo | None, list[StreamInfo] | None]:
         """Return the state of the one ledger of all, or those of the ledgers of the agents."""
@@ -235,10 +238,14 @@ class OverviewReader:
         whole = None if ledgers is not None else await self._allowed(name, lambda: self._stream(name, missing))
         return whole, ledgers
 
-    async def _tasks_now(self, there: _StreamsNow, agents: Sequence[AgentOverview]) -> "_TasksNow":
+    async def _tasks_now(self, there: _StreamsNow, now: AgentsNow) -> "_TasksNow":
         async with at_the_same_time() as group:
-            queue = group.create_task(self._waiting(agents))
-            changes = await self._allowed("tasks", lambda: self._tasks(there, agents)) or LastChanges()
+            queue = group.create_task(self._waiting(now.backlogs))
+            looking = group.create_task(self._allowed("tasks", lambda: self._tasks(there, now.backlogs)))
+            for _ in range(_UNTIL_SENT):
+                await asyncio.sleep(0)
+            agents = now.agents  # the server answers meanwhile
+        changes = looking.result() or LastChanges()
         working = changes.running
         lost = [] if "agents" in self._hidden else _lost(working, agents)
         waiting, own = queue.result()
@@ -248,7 +255,7 @@ class OverviewReader:
         running = [status for status in working if status not in lost]
         return _TasksNow(datetime.now(UTC), agents, changes, running, lost, waiting, counts)
 
-    async def _waiting(self, agents: Sequence[AgentOverview]) -> tuple[list[TaskStatus], bool]:
+    async def _waiting(self, agents: Sequence[AgentBacklog]) -> tuple[list[TaskStatus], bool]:
         """Return tasks that wait, the oldest first, and whether they are the own ones in the ledger.
 
         The queue tells which wait longest. Who may not read it, as a member, sees those that its ledger has.
@@ -284,7 +291,7 @@ class OverviewReader:
             missing.append(name)
             return None
 
-    async def _tasks(self, there: _StreamsNow, agents: Sequence[AgentOverview]) -> LastChanges:
+    async def _tasks(self, there: _StreamsNow, agents: Sequence[AgentBacklog]) -> LastChanges:
         """Return what runs, what asks and what was settled last, by one look at the last changes."""
         bus = self._coordinator
         wanted = Wanted(owner=bus.agent if bus.role == "member" else None, asker=bus.agent, with_results=False)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agentbus.agent_overview import AgentOverview
+from agentbus.agent_overview import AgentBacklog, AgentOverview
 from agentbus.bus.jetstream import Bus
 from agentbus.concurrently import concurrently
 from agentbus.errors import BusError, CorruptEntryError, PermissionDeniedError
@@ -64,7 +64,7 @@ class QueueHeads:
         self._asker = asker
         self._read: dict[tuple[str, int], tuple[int, TaskKey | None]] = {}
 
-    async def waiting(self, agents: Sequence[AgentOverview], most: int = MOST_QUEUED) -> list[TaskStatus]:
+    async def waiting(self, agents: Sequence[AgentBacklog], most: int = MOST_QUEUED) -> list[TaskStatus]:
         """Return tasks that wait, or were cancelled and wait for a worker that drops them; the oldest first.
 
         Of each agent only the head of its queue is read; of one without a worker all of it, unless it is long. Nothing
@@ -97,7 +97,7 @@ class QueueHeads:
         self._read = now
         return await self._entries([key for keys in walked for key in keys])
 
-    async def _walks(self, chosen: Sequence[AgentOverview], share: int) -> "list[_Walk]":
+    async def _walks(self, chosen: Sequence[AgentBacklog], share: int) -> "list[_Walk]":
         """Say what is read of each queue; a whole one is read in parts at the same time."""
         walks, left, whole = list[_Walk](), _MOST_WHOLE, list[str]()
         for one in chosen:

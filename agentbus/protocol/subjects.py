@@ -303,6 +303,12 @@ def presence(agent: str, instance: str) -> str:
     return f"$KV.{REGISTRY_BUCKET}.{agent}.{instance}"
 
 
+def agent_of_presence(subject: str) -> str:
+    """The agent that a registry key names; empty where it is none."""
+    tokens = subject.split(".", 3)
+    return tokens[2] if len(tokens) > 3 else ""
+
+
 def presences(agent: str) -> str:
     """All registry keys of one agent."""
     return f"$KV.{REGISTRY_BUCKET}.{agent}.*"

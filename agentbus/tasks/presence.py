@@ -1,11 +1,13 @@
 """The presence of workers: one registry key for each process, refreshed by its heartbeat and expiring 90 s later."""
 
+from collections.abc import Iterable
 from typing import Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
+from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import BusError, InvalidIdError
 from agentbus.protocol import subjects
 from agentbus.protocol.conversations import places
@@ -148,33 +150,44 @@ Seen: TypeAlias = dict[str, tuple[int, Presence | None]]
 """Entries of the registry as they were read, by their subjects, with their sequences."""
 
 
-async def present(bus: Bus, agent: str | None = None, *, seen: Seen | None = None) -> list[Presence]:
+async def present(bus: Bus, agent: str | None = None) -> list[Presence]:
     """List the online workers, of one agent or of all, by agent and instance.
 
     A worker that was killed is still listed for up to 90 seconds.
-
-    Args:
-        seen: what the call before has read, for one who looks again and again: an entry that has not changed is not
-            read anew. It is replaced by what this call reads.
 
     Raises:
         SetupMissingError: there is no registry on this bus.
         PermissionDeniedError: this user may not read it.
     """
+    return workers_in(await registered(bus, agent))
+
+
+async def registered(bus: Bus, agent: str | None = None) -> list[Delivery]:
+    """Return the entries of the registry as they lie there: see `present`, and `workers_in`."""
     watched = subjects.presences(agent) if agent else subjects.REGISTRY_SUBJECTS
-    newest: dict[tuple[str, str], Presence] = {}
-    before, now = seen or {}, Seen()
+    found: list[Delivery] = []
     async with OrderedConsumer(bus, subjects.REGISTRY_STREAM, watched, after=0, batch=_READ_AT_ONCE) as consumer:
         async for part in consumer.backlog_in_parts():
-            for message in part:
-                if KV_OPERATION in message.headers:
-                    continue
-                known = before.get(message.subject)
-                if known is None or known[0] != message.stream_seq:
-                    known = message.stream_seq, _read(message.subject, message.data, message.stored_at_us)
-                now[message.subject] = known
-                if (presence := known[1]) is not None:
-                    newest[presence.agent, presence.instance] = presence
+            found += [message for message in part if KV_OPERATION not in message.headers]
+    return found
+
+
+def workers_in(entries: Iterable[Delivery], seen: Seen | None = None) -> list[Presence]:
+    """Read entries of the registry; returns the workers by agent and instance.
+
+    Args:
+        seen: what the call before has read, for one who looks again and again: an entry that has not changed is not
+            read anew. It is replaced by what this call reads.
+    """
+    newest: dict[tuple[str, str], Presence] = {}
+    before, now = seen or {}, Seen()
+    for message in entries:
+        known = before.get(message.subject)
+        if known is None or known[0] != message.stream_seq:
+            known = message.stream_seq, _read(message.subject, message.data, message.stored_at_us)
+        now[message.subject] = known
+        if (presence := known[1]) is not None:
+            newest[presence.agent, presence.instance] = presence
     if seen is not None:
         seen.clear()
         seen.update(now)

@@ -14,7 +14,8 @@ from agentbus.ui.shown_text import as_text, block, line
 Row = dict[str, Json]
 QUESTION_CHARS: Final = 600
 """Of what is asked for in a list. Where it is longer, a list has no buttons for it: no one approves half of it."""
-_MOST_WORKERS: Final = 20
+_MOST_WORKERS: Final = 10
+"""Of an agent: those in trouble first. `agentbus worker list` has all."""
 
 
 def known(**fields: Json) -> Row:
@@ -106,6 +107,7 @@ def _wanted(arguments: Json) -> str:
 def agent_row(agent: AgentOverview) -> Row:
     """Describe an agent with its workers."""
     workers, paused = agent.workers, agent.paused_by
+    shown = sorted(workers, key=lambda worker: not worker.troubles)[:_MOST_WORKERS]
     slots = {"slots": sum(one.slots for one in workers), "free": sum(one.free for one in workers)} if workers else {}
     described = next((worker.description for worker in workers if worker.description), "")
     return known(
@@ -119,7 +121,7 @@ def agent_row(agent: AgentOverview) -> Row:
         paused=line(agent.paused.in_words) if agent.paused else None,
         troubles=[line(trouble) for trouble in agent.troubles[:5]],
         **slots,
-        workers=[_worker(worker) for worker in workers[:_MOST_WORKERS]],
+        workers=[_worker(worker) for worker in shown],
         more_workers=max(0, len(workers) - _MOST_WORKERS) or None,
     )
 
