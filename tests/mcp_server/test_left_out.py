@@ -64,6 +64,7 @@ async def test_no_ids_are_the_inbox(server: NatsServer, coordinator: Coordinator
         ("publish_task", {"to": "null"}, "to: should be a valid list"),
         ("publish_task", {"to": ["null"]}, "'null' names nothing"),
         ("publish_task", {"to": ["code", "null"]}, "'null' names nothing"),
+        ("publish_task", {"content": None}, "content: is empty; say what to do"),
         ("get_task", {"task_id": "null"}, "'null' names nothing"),
         ("get_task", {"task_id": None}, "task_id: should be a valid string"),
         ("cancel_task", {"task_ids": ["null"]}, "'null' names nothing"),

@@ -77,7 +77,8 @@ def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
         each whether a worker is alive (`online`) and how many tasks wait. Then call watch_results with the ids.
         Publishing the same again under the same task_id is harmless (`known`): do that when an answer was lost.
         """
-        if isinstance(content, str) and not content.strip():
+        is_empty = not content.strip() if isinstance(content, str) else content is None and payload_fmt is None
+        if is_empty:
             raise ArgumentError("content: is empty; say what to do")
         sent = await to_thread.run_sync(files_to_send, bus_link.folders, files) if files else ()
         attachments = Attachments(sent, base, branch)

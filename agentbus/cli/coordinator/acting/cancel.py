@@ -116,8 +116,9 @@ async def _ask(found: "list[TaskStatus]", asker: str) -> None:
         Abort: the answer is no.
     """
     if not (sys.stdin.isatty() and output.on_terminal()):
+        tasks = "1 task" if len(found) == 1 else f"{len(found)} tasks"
         raise click.UsageError(
-            f"{len(found)} tasks would be cancelled, and there is no terminal to ask on: give --yes.",
+            f"{tasks} would be cancelled, and there is no terminal to ask on: give --yes.",
             click.get_current_context(),
         )
     lazy.task_rows.print_tasks(found[:_MOST_SHOWN], owned=any(status.owner != asker for status in found))
