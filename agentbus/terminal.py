@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TextIO
 import click
 
 from agentbus.errors import AgentBusError, StandardStreamError
-from agentbus.visible_text import json_escaped, one_line, visible
+from agentbus.visible_text import json_escaped, one_line, visible, without_colours
 
 _LONGEST_HELD: Final = 65_536
 """Of a line without an end: what is longer is shown in parts."""
@@ -215,8 +215,20 @@ def json_line(data: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
+def said_line(text: str) -> None:
+    """Print what an agent or its command printed, as `line` does; without its colours on a terminal."""
+    line(without_colours(text) if on_terminal() else text)
+
+
+def _of_agent(text: str) -> str:
+    return visible(without_colours(text))
+
+
 class RawOutput:
-    """Standard output for bytes of another party. They need not be UTF-8, nor text."""
+    """Standard output for bytes of another party. They need not be UTF-8, nor text.
+
+    A terminal gets no colours of it.
+    """
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace") if on_terminal() else None
@@ -230,7 +242,7 @@ class RawOutput:
                 return
             # What a character means depends on its neighbours, so whole lines are shown.
             lines, end, self._rest = (self._rest + self._decoder.decode(piece)).rpartition("\n")
-            sys.stdout.write(visible(lines + end))
+            sys.stdout.write(_of_agent(lines + end))
             if len(self._rest) > _LONGEST_HELD:
                 sys.stdout.write(visible(self._rest[:-1]))
                 self._rest = self._rest[-1]
@@ -239,7 +251,7 @@ class RawOutput:
         """Print what was held back, and flush."""
         with writing():
             if self._decoder is not None:
-                sys.stdout.write(visible(self._rest + self._decoder.decode(b"", final=True)))
+                sys.stdout.write(_of_agent(self._rest + self._decoder.decode(b"", final=True)))
             sys.stdout.flush()
 
 

@@ -25,6 +25,7 @@ _PRESENTATION: Final = "\ufe0e\ufe0f"
 """The variation selectors that show a symbol as text or as an emoji."""
 _EMOJI_OF_OTHER_CATEGORIES: Final = "\u203c\u2049\u2139\u3030"
 _KEYCAP: Final = "\u20e3"
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;:]*m")
 _SHORT_IN_JSON: Final[Mapping[str, str]] = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
 
 
@@ -62,6 +63,14 @@ def visible(text: str, escape: Callable[[str], str] = escaped) -> str:
         )
 
     return _NOT_ASCII_LINES.sub(shown, text)
+
+
+def without_colours(text: str) -> str:
+    """Leave out what sets colours and weights: many programs print that, and no character is hidden by its absence.
+
+    What is left may still act on a terminal: `visible` comes after it.
+    """
+    return _COLOURS.sub("", text)
 
 
 def one_line(text: str, escape: Callable[[str], str] = escaped) -> str:

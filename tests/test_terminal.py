@@ -88,3 +88,10 @@ async def test_a_line_that_never_ends_is_shown_all_the_same():
     shown = await on_terminal(ENDLESS)
     assert shown == r"x\x1b" * 512 * 300
     assert not any(map(hidden, shown))
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_of_an_output_a_terminal_gets_no_colours_and_what_is_left_does_not_act(size: int):
+    text = "\x1b[31mred\x1b[0m \x1b[1;38:5:201mbold\x1b[m \x1b\x1b[31m[2J\n"
+    assert (await on_terminal(IN_PARTS, text.encode().hex(), str(size))).rstrip() == r"red bold \x1b[2J"
+    assert (await in_pipe(IN_PARTS, text.encode().hex(), str(size)))[0] == text.encode()

@@ -7,9 +7,20 @@ import click
 
 from agentbus import terminal
 from agentbus.cli import lazy
-from agentbus.terminal import Styled, line, on_terminal
+from agentbus.terminal import Styled, line, on_terminal, said_line
 
-__all__ = ["Styled", "free_slots", "json_line", "line", "on_terminal", "raw_line", "remark", "table", "tabular"]
+__all__ = [
+    "Styled",
+    "free_slots",
+    "json_line",
+    "line",
+    "on_terminal",
+    "raw_line",
+    "remark",
+    "said_line",
+    "table",
+    "tabular",
+]
 
 
 FORMAT = "agentbus.cli.output"

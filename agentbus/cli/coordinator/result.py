@@ -107,4 +107,4 @@ def _show(message: "InboxMessage") -> None:
         output.line(named, "  ", output.Styled(status, colour), f"  {one_line(found.agent or '?')}{ago}")
         for text in (found.error, found.result, found.remark and f"({found.remark})"):
             if text:
-                output.line(str(text))
+                output.said_line(str(text))

@@ -58,7 +58,7 @@ def _print_output(status: "TaskStatus") -> None:
     for at, text in enumerate(filter(None, (result.get("error"), result.get("result"), remark))):
         if not at:
             output.line("")
-        output.line(str(text))
+        output.said_line(str(text))
 
 
 def _of_task(status: "TaskStatus") -> list[tuple[str, str]]:
