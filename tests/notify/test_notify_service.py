@@ -50,6 +50,19 @@ async def test_print_has_the_arguments_of_the_command_with_whole_paths(tmp_path:
     assert plistlib.loads(joined.out.encode())["ProgramArguments"][1:] == ["notify", "--exec", "true"]
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("./tell-me now", "a service runs in another folder: name ./tell-me in --exec by its whole path"),
+        ('say "', "--exec cannot be read: No closing quotation"),
+        (" ", "--exec names no command"),
+    ],
+)
+async def test_a_command_that_a_service_would_not_find_is_refused(command: str, said: str) -> None:
+    ran = await run_cli("notify", "--exec", command, "--print", "--manager", "systemd-user")
+    assert (ran.code, ran.out, ran.err) == (1, "", f"error: {said}\n")
+
+
 def test_launchd_is_told_to_load_it(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launchctl, calls = tmp_path / "launchctl", tmp_path / "calls"
     launchctl.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n[ "$1" != print ]\n', encoding="utf-8")

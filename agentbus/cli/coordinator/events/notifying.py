@@ -43,15 +43,25 @@ def target_of(
     """
     if command is None:
         return UrlTarget(url or read_secret(in_home(url_file or "")), timeout_s, body)
+    argv = _words(command)
+    # Not as a path otherwise: that would make a name of `./tell-me`, which is looked for on the PATH.
+    program = str(in_home(argv[0])) if argv[0].startswith("~") else argv[0]
+    return CommandTarget((program, *argv[1:]), timeout_s)
+
+
+def _words(command: str) -> list[str]:
+    """Split a command as a shell does.
+
+    Raises:
+        ConfigError: it cannot be read, or is empty.
+    """
     try:
         argv = shlex.split(command)
     except ValueError as error:
         raise ConfigError(f"--exec cannot be read: {error}") from None
     if not argv or not argv[0]:
         raise ConfigError("--exec names no command")
-    # Not as a path otherwise: that would make a name of `./tell-me`, which is looked for on the PATH.
-    program = str(in_home(argv[0])) if argv[0].startswith("~") else argv[0]
-    return CommandTarget((program, *argv[1:]), timeout_s)
+    return argv
 
 
 async def notify(
@@ -71,8 +81,14 @@ async def notify(
 
 
 def install(command: str | None, manager: notify_service.Manager | None, *, print_only: bool) -> None:
-    """Make this command a service, or print its unit."""
-    program = shlex.split(command)[0] if command else None
+    """Make this command a service, or print its unit.
+
+    Raises:
+        ConfigError: it cannot be one.
+    """
+    program = _words(command)[0] if command is not None else None
+    if program is not None and "/" in program and not program.startswith(("/", "~")):
+        raise ConfigError(f"a service runs in another folder: name {program} in --exec by its whole path")
     manager = manager or notify_service.manager_of_this_machine()
     text = notify_service.unit_text(_arguments_of_this(), program, manager)
     if print_only:
