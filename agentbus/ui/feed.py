@@ -98,6 +98,8 @@ class Feed:
     @asynccontextmanager
     async def reader(self, since: int = NOTHING) -> AsyncGenerator["Reader"]:
         """Have the board read for the length of the block, for one who has seen it up to a version."""
+        if not self._readers and asyncio.get_running_loop().time() - self._looked_at > _FRESH_S:
+            self._soon.set()  # the first one who looks does not wait for a pause that an earlier look asked for
         self._readers += 1
         self._wanted.set()
         try:
