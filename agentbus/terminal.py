@@ -15,7 +15,14 @@ from typing import Final, NamedTuple, TextIO
 import click
 
 from agentbus.errors import AgentBusError, StandardStreamError
-from agentbus.visible_text import json_escaped, one_line, visible, without_colours
+from agentbus.visible_text import (
+    json_escaped,
+    one_line,
+    visible,
+    with_last_states,
+    without_colours,
+    without_earlier_states,
+)
 
 _LONGEST_HELD: Final = 65_536
 """Of a line without an end: what is longer is shown in parts."""
@@ -216,23 +223,21 @@ def json_line(data: bytes) -> None:
 
 
 def said_line(text: str) -> None:
-    """Print what an agent or its command printed, as `line` does; without its colours on a terminal."""
-    line(without_colours(text) if on_terminal() else text)
-
-
-def _of_agent(text: str) -> str:
-    return visible(without_colours(text))
+    """Print what an agent or its command printed, as `line` does; on a terminal without its colours, and folded."""
+    line(with_last_states(without_colours(text)) if on_terminal() else text)
 
 
 class RawOutput:
     """Standard output for bytes of another party. They need not be UTF-8, nor text.
 
-    A terminal gets no colours of it.
+    A terminal gets no colours of it, and of a progress bar the last state.
     """
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace") if on_terminal() else None
         self._rest = ""
+        self._states = 0
+        """How many states of the line in `_rest` were left out."""
 
     def write(self, piece: bytes) -> None:
         """Print a piece."""
@@ -242,16 +247,23 @@ class RawOutput:
                 return
             # What a character means depends on its neighbours, so whole lines are shown.
             lines, end, self._rest = (self._rest + self._decoder.decode(piece)).rpartition("\n")
-            sys.stdout.write(_of_agent(lines + end))
+            if end:
+                sys.stdout.write(self._shown(lines + end))
+            if len(self._rest) > _LONGEST_HELD:
+                self._states, self._rest = without_earlier_states(self._rest, self._states)
             if len(self._rest) > _LONGEST_HELD:
                 sys.stdout.write(visible(self._rest[:-1]))
                 self._rest = self._rest[-1]
+
+    def _shown(self, text: str) -> str:
+        states, self._states = self._states, 0
+        return visible(with_last_states(without_colours(text), before=states))
 
     def close(self) -> None:
         """Print what was held back, and flush."""
         with writing():
             if self._decoder is not None:
-                sys.stdout.write(_of_agent(self._rest + self._decoder.decode(b"", final=True)))
+                sys.stdout.write(self._shown(self._rest + self._decoder.decode(b"", final=True)))
             sys.stdout.flush()
 
 

@@ -26,6 +26,10 @@ _PRESENTATION: Final = "\ufe0e\ufe0f"
 _EMOJI_OF_OTHER_CATEGORIES: Final = "\u203c\u2049\u2139\u3030"
 _KEYCAP: Final = "\u20e3"
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;:]*m")
+_OVERWRITTEN: Final = re.compile(r"(?m)^[^\n]*\r[^\r\n][^\n]*$")
+"""A line of which a carriage return overwrites the beginning. One at its end belongs to the line end."""
+_ERASED: Final = re.compile(r"\x1b\[[0-2]?K")
+"""What erases a line: programs print it before or after they overwrite one."""
 _SHORT_IN_JSON: Final[Mapping[str, str]] = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
 
 
@@ -71,6 +75,36 @@ def without_colours(text: str) -> str:
     What is left may still act on a terminal: `visible` comes after it.
     """
     return _COLOURS.sub("", text)
+
+
+def with_last_states(text: str, *, before: int = 0) -> str:
+    """Fold progress bars: of a line that a carriage return begins anew, leave the last state, and say of how many.
+
+    The number is said because a program that reads the text still reads the earlier states, and a person has to know
+    that there is more than is shown. A line in which anything else is hidden is no progress bar, and stays as it is.
+
+    Args:
+        before: how many states of the first line were left out already.
+    """
+
+    def shown(line: re.Match[str]) -> str:
+        count, left = without_earlier_states(line[0].rstrip("\r"), before if line.start() == 0 else 0)
+        left = left.removeprefix("\r") if count else left
+        return f"{left} [{count} earlier {'state' if count == 1 else 'states'} of this line]" if count else left
+
+    return _OVERWRITTEN.sub(shown, f"\r{text}" if before else text)
+
+
+def without_earlier_states(line: str, before: int = 0) -> tuple[int, str]:
+    """Fold one line, which may go on; returns how many states were left out, those `before` included, and what is left.
+
+    See `with_last_states`.
+    """
+    states = _ERASED.sub("", line).rstrip("\r").split("\r")
+    if any(_has_hidden(state.replace("\t", " ")) for state in states):
+        return before, line
+    end = "\r" if line.endswith("\r") else ""
+    return before + len([state for state in states[:-1] if state.strip(" ")]), states[-1] + end
 
 
 def one_line(text: str, escape: Callable[[str], str] = escaped) -> str:

@@ -33,6 +33,15 @@ for _ in range(300):
     out.write(b"x\x1b" * 512)
 out.close()
 """
+BAR = """
+from agentbus.terminal import RawOutput
+out = RawOutput()
+for number in range(20_000):
+    out.write(b"at %05d of very many\\r" % number)
+    assert len(out._rest) <= 70_000
+out.write(b"\\ndone")
+out.close()
+"""
 VISIBLE = r"\x1b]52;c;ZXZpbA==\x07"
 
 
@@ -95,3 +104,24 @@ async def test_of_an_output_a_terminal_gets_no_colours_and_what_is_left_does_not
     text = "\x1b[31mred\x1b[0m \x1b[1;38:5:201mbold\x1b[m \x1b\x1b[31m[2J\n"
     assert (await on_terminal(IN_PARTS, text.encode().hex(), str(size))).rstrip() == r"red bold \x1b[2J"
     assert (await in_pipe(IN_PARTS, text.encode().hex(), str(size)))[0] == text.encode()
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_of_a_progress_bar_a_terminal_gets_the_last_state_and_how_many_came_before(size: int):
+    text = "begin\r\n" + "".join(f"\rdl {percent}%" for percent in range(0, 101, 10)) + "\nonce\rtwice\r\nend\r"
+    shown = await on_terminal(IN_PARTS, text.encode().hex(), str(size))
+    assert shown.replace("\r", "").split("\n")[:4] == [
+        "begin",
+        "dl 100% [10 earlier states of this line]",
+        "twice [1 earlier state of this line]",
+        r"end\r",
+    ]
+    assert (await in_pipe(IN_PARTS, text.encode().hex(), str(size)))[0] == text.encode()
+
+
+async def test_a_progress_bar_that_never_ends_its_line_is_counted_and_not_held_in_memory():
+    shown = await on_terminal(BAR)
+    assert shown.replace("\r\n", "\n").split("\n") == [
+        "at 19999 of very many [19999 earlier states of this line]",
+        "done",
+    ]

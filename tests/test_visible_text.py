@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from agentbus.visible_text import escaped, is_hidden, json_escaped, one_line, visible
+from agentbus.visible_text import escaped, is_hidden, json_escaped, one_line, visible, with_last_states
 from support.hidden_characters import DEFAULT_IGNORABLE, hidden
 
 
@@ -120,3 +120,10 @@ def test_a_text_in_two_parts_shows_no_more_than_the_whole():
         for at in range(len(text)):
             kept = [char for char in visible(text[:at]) + visible(text[at:]) if hidden(char)]
             assert len(kept) <= sum(map(hidden, text))
+
+
+def test_a_progress_bar_is_folded_to_its_last_state_unless_anything_else_is_hidden_in_it():
+    assert with_last_states("a\n10%\r\x1b[K\t20%\r\x1b[2K30%\nb") == "a\n30% [2 earlier states of this line]\nb"
+    assert with_last_states("one line\r\nand another\r\n") == "one line\r\nand another\r\n"
+    for hidden_in in ("x\x1b[1A\ry", "x\u202e\ry", "x\ry\x07", "x\ry\u200b"):
+        assert with_last_states(hidden_in) == hidden_in

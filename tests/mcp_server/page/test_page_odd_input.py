@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer
 from support.ui_page import act, browser, frames, ui_server
+
+pytestmark = pytest.mark.posix("not tried on Windows")
 
 LARGE = "9" * 5_000
 
