@@ -1,5 +1,6 @@
 """The records of claims on disk: what they hold, that they stay small, and that no disk and no file stops a worker."""
 
+import asyncio
 import json
 import os
 import threading
@@ -126,6 +127,40 @@ async def test_a_disk_that_stands_still_holds_up_one_command_for_a_moment_and_no
             return "job-5000" in left(tmp_path)
 
         await eventually(writes_again, "records are written again")
+
+
+async def test_those_that_wait_for_their_records_go_on_in_the_order_of_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real, gate, done = os.pwrite, threading.Event(), threading.Semaphore(0)
+
+    def pwrite(*args: Any) -> int:
+        gate.wait()
+        written = real(*args)
+        done.release()
+        return written
+
+    order: list[int] = []
+
+    async def wait(one: ClaimRecord, number: int) -> None:
+        await one.written()
+        order.append(number)
+
+    monkeypatch.setattr(claim_records, "_DISK_S", BOUND_S)
+    with ClaimRecords(tmp_path, "token", HERE) as records:
+        await record(records, 0).written()
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        held = [record(records, number) for number in range(1, 4)]
+        async with asyncio.TaskGroup() as group:
+            group.create_task(wait(held[0], 1))
+            await asyncio.sleep(0)  # it waits
+            gate.set()
+            for _ in held:
+                done.acquire()  # without the event loop, which would wake the first one
+            group.create_task(wait(held[1], 2))
+            await asyncio.sleep(0)
+            group.create_task(wait(held[2], 3))
+    assert order == [1, 2, 3]
 
 
 # -- what a file may hold ---------------------------------------------------------------------------------------

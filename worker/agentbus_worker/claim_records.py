@@ -19,11 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Annotated, Any, BinaryIO, Final, Self
+from typing import Annotated, Any, BinaryIO, Final, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.config.private_files import open_private
 from agentbus.errors import MessageError
 from agentbus.protocol.json_codec import decode
@@ -101,8 +100,11 @@ class ClaimRecord:
         self._slot, self._number = records.fill(self._fields)
 
     async def written(self) -> None:
-        """Wait until the record is on disk, but no longer than a disk takes that works."""
-        if self._number is not None and not self._records.is_written(self._number):
+        """Wait until the record is on disk, but no longer than a disk takes that works.
+
+        Those that wait go on in the order of their records: tasks run in the order in which they were taken.
+        """
+        if self._number is not None:
             await self._records.written(self._number)
 
     def remove(self) -> None:
@@ -161,10 +163,6 @@ class ClaimRecords:
         self._outdated.discard(slot)
         return slot, self._write(slot, fields)
 
-    def is_written(self, number: int) -> bool:
-        """Whether a write is done."""
-        return self._disk is None or self._disk.done >= number
-
     async def written(self, number: int) -> None:
         """Wait for a write; see `ClaimRecord.written`."""
         if self._disk is not None:
@@ -200,6 +198,14 @@ class ClaimRecords:
         return self._disk.write(slot * SLOT_BYTES, data)
 
 
+class _Waiter(NamedTuple):
+    """One that waits for a write, for its turn, and until a time of the event loop."""
+
+    number: int
+    turn: asyncio.Future[None]
+    until: float
+
+
 class _Disk:
     """Writes on a thread of its own, in order, so that a disk that stands still holds up nothing else.
 
@@ -211,6 +217,8 @@ class _Disk:
         self._queue: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
         self._asked = 0
         self.done = 0
+        self._waiting: list[_Waiter] = []
+        self._looking: asyncio.TimerHandle | None = None
         self._late = False
         self._refused = ""
         self._remove: Path | None = None
@@ -227,12 +235,39 @@ class _Disk:
         return None if self._refused else self._asked
 
     async def written(self, number: int) -> None:
-        """Wait until a write is done, but no longer than a disk takes that works."""
-        async for _ in retry_until(deadline_after(_DISK_S), _POLL_S):
-            if self.done >= number or self._late:
-                return
-        self._late = True
-        log.warning("claims are not on record while the disk under %s stands still", self._file.name)
+        """Wait until a write is done, but no longer than a disk takes that works, and behind those that wait already.
+
+        One that finds its write done would otherwise overtake one that is yet to be woken.
+        """
+        if not self._waiting and (self.done >= number or self._late):
+            return
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(number, loop.create_future(), loop.time() + _DISK_S)
+        self._waiting.append(waiter)
+        self._wake()
+        try:
+            if waiter.turn.done():
+                await asyncio.sleep(0)  # those before it are woken, and run first
+            await waiter.turn
+        finally:
+            self._waiting.remove(waiter)
+
+    def _wake(self) -> None:
+        """Wake those whose writes are done, in order; look again for the others, until the disk counts as standing."""
+        loop = asyncio.get_running_loop()
+        for waiter in self._waiting:
+            if waiter.number > self.done and not self._late:
+                if loop.time() < waiter.until:
+                    self._looking = self._looking or loop.call_later(_POLL_S, self._look)
+                    return
+                self._late = True
+                log.warning("claims are not on record while the disk under %s stands still", self._file.name)
+            if not waiter.turn.done():
+                waiter.turn.set_result(None)
+
+    def _look(self) -> None:
+        self._looking = None
+        self._wake()
 
     def close(self, remove: Path | None) -> None:
         """Write what is left, and remove the file if it is given; waits for that for a second at most."""
