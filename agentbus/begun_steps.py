@@ -43,6 +43,11 @@ class BegunSteps:
             raise
         return running.result()
 
+    def leave(self, task: asyncio.Task[Any]) -> None:
+        """Have the connection wait for a task that no caller waits for, and that reports its own failure."""
+        self._callers[task] = None
+        task.add_done_callback(self._forget)
+
     @property
     def given_up(self) -> bool:
         """Whether the caller of the present steps, or of those that they are a part of, was cancelled."""

@@ -179,7 +179,7 @@ async def test_a_wait_that_is_cancelled_ends_no_other_one_and_the_last_one_leave
             await change(coordinator, task_id)
         for task_id, waited in zip(ids[1::2], await asyncio.gather(*waiting[1::2]), strict=True):
             assert waited.settled.keys() == {task_id}
-        assert asyncio.all_tasks() <= connected
+        await eventually(lambda: asyncio.all_tasks() <= connected, "their consumers end")
     await eventually(lambda: asyncio.all_tasks() <= before, "nothing goes on")
 
 

@@ -299,6 +299,8 @@ def _start(followers: dict[str, set[Follower]]) -> Start:
     return min(marks) if marks else "new"
 
 
+_LINGER_S: Final = 0.005
+"""How long the consumer of a wait outlives it: its end takes a request, and would come before what the caller does."""
 _groups: WeakKeyDictionary[Bus, dict[tuple[str, str | None], _Group]] = WeakKeyDictionary()
 
 
@@ -327,8 +329,16 @@ async def followed(
     try:
         yield follower
     finally:
-        ends = group.let_go(follower)
-        if not group.followers:
-            groups.pop((stream, wide), None)
-        if ends:
-            await asyncio.wait(ends)
+        follower.closed = True
+        bus.begun.leave(asyncio.create_task(_let_go_soon(bus, group, follower)))
+
+
+async def _let_go_soon(bus: Bus, group: _Group, follower: Follower) -> None:
+    """End what a wait alone has needed, once its caller has what it has waited for."""
+    await asyncio.sleep(_LINGER_S)
+    ends = group.let_go(follower)
+    groups = _groups.get(bus, {})
+    if not group.followers and groups.get((group.stream, group.wide)) is group:
+        del groups[group.stream, group.wide]
+    if ends:
+        await asyncio.wait(ends)
