@@ -154,11 +154,13 @@ async def test_messages_that_were_not_taken_when_a_consumer_closes_go_to_another
         await put(coordinator, number)
     one = PullConsumer(bus, subjects.TASKS_STREAM, "agent-code")
     real, all_there = one._receive, asyncio.Event()  # pyright: ignore[reportPrivateUsage]
+    arrived: list[Msg] = []
 
     def receive(message: Msg) -> None:
         real(message)
         fetching.cancel()
-        if len(one._arrived) == 3:  # pyright: ignore[reportPrivateUsage]
+        arrived.append(message)
+        if len(arrived) == 3:
             all_there.set()
 
     one._receive = receive  # pyright: ignore[reportPrivateUsage]
