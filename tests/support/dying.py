@@ -186,7 +186,8 @@ def _write_records_at_once() -> None:
     @wraps(real)
     def fill(records: ClaimRecords, fields: dict[str, Any]) -> tuple[int, int | None]:
         slot, number = real(records, fields)
-        while number is not None and not records.is_written(number):
+        disk = records._disk  # pyright: ignore[reportPrivateUsage]
+        while number is not None and disk is not None and disk.done < number:
             time.sleep(0.001)
         return slot, number
 
