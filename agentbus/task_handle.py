@@ -8,7 +8,6 @@ A handle holds ids only, and every method asks the bus. So any process can make 
 modules that only they need, so that a program that publishes one task starts fast.
 """
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -23,15 +22,13 @@ from agentbus.protocol.messages import PayloadFormat, Result, Task
 from agentbus.protocol.task_names import TaskQuery
 from agentbus.task_work import TaskWork
 from agentbus.tasks.publish import Published
-from agentbus.tasks.status import TaskStatus, Waited
+from agentbus.tasks.status import TaskStatus
 
 if TYPE_CHECKING:
     from agentbus.protocol.progress.events import ProgressMessage, RunEvent
     from agentbus.tasks.follow_ups import NewFollowUp
 
 DEFAULT_TASK_TYPE: Final = "task"
-_JUST_S: Final = 10.0
-"""How long after its publication a task is waited for without a look-up: no entry expires so soon."""
 
 
 class TaskHandle(TaskWork):
@@ -104,7 +101,9 @@ class TaskHandle(TaskWork):
         Raises:
             ResultTimeoutError: there is no result yet. The task goes on, and you can wait again.
         """
-        waited = await self._waited(timeout_s)
+        from agentbus.tasks.waiting.wait import wait_for_ids
+
+        waited = await wait_for_ids(self._bus, [self.query], asker=self._coordinator, timeout_s=timeout_s)
         for status in waited.settled.values():
             return self._found(status).result or _cancelled_unstarted(status)
         state = waited.pending[self._id].state
@@ -112,11 +111,6 @@ class TaskHandle(TaskWork):
         raise ResultTimeoutError(
             f"the task {self._id} has no result after {timeout_s:g} s: it is {state}{away}. Wait again, or cancel it"
         )
-
-    async def _waited(self, timeout_s: float | None) -> Waited:
-        from agentbus.tasks.waiting.wait import wait_for_ids
-
-        return await wait_for_ids(self._bus, [self.query], asker=self._coordinator, timeout_s=timeout_s)
 
     async def cancel(self, reason: str = "") -> TaskStatus:
         """Request the cancellation of the task, and return the state that it had then.
@@ -273,15 +267,6 @@ class PublishedTask(TaskHandle):
         task = published.task
         super().__init__(bus, task.id, task.agent, coordinator=coordinator, owner=coordinator)
         self._published = published
-        self._published_at = time.monotonic()
-
-    async def _waited(self, timeout_s: float | None) -> Waited:
-        entry = self._published.entry
-        if entry is None or time.monotonic() - self._published_at > _JUST_S:
-            return await super()._waited(timeout_s)
-        from agentbus.tasks.waiting.wait import wait_for_new
-
-        return await wait_for_new(self._bus, entry, asker=self._coordinator, timeout_s=timeout_s)
 
     @property
     def agent(self) -> str:

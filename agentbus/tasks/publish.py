@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from agentbus.bus.bounds.task_room import task_room
@@ -51,7 +50,6 @@ class Published:
         state: the state in the ledger.
         stored_again: the message of the known task was stored again: the queue did not hold it, or may not have.
         note: what the publisher should know of who can take it; None of nothing.
-        entry: the ledger entry of a new task, at the time of this machine; None of a known one.
     """
 
     task: Task
@@ -59,7 +57,6 @@ class Published:
     state: State
     stored_again: bool = False
     note: str | None = None
-    entry: Record | None = None
 
 
 async def publish(bus: Bus, task: Task, publisher: str) -> Published:
@@ -134,7 +131,7 @@ async def _publish(bus: Bus, task: Task, key: TaskKey, data: bytes) -> Published
         raise
     except BusUnavailableError as error:
         raise _unsure(task, str(error)) from error
-    return Published(task, known=False, state="queued", entry=Record(key, entry, revision, datetime.now(UTC)))
+    return Published(task, known=False, state="queued")
 
 
 async def _publish_known(bus: Bus, task: Task, record: Record, data: bytes) -> Published:

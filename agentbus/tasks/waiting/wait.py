@@ -10,7 +10,6 @@ from typing import Final, TypeVar
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import ApiError, BusUnavailableError, CorruptEntryError, SetupMissingError
 from agentbus.observability import tracing
-from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.task_names import TaskQuery
 from agentbus.tasks.find import Found, find_all
@@ -135,28 +134,12 @@ async def wait_for_ids(
         listeners=listeners,
         read_since=read_since,
     )
-    _link(waited)
+    for status in waited.settled.values():
+        tracing.link(status.record.headers)
     times = Counter(query.id for query in queries)
     for query, error in unreadable.items():
         waited.unreadable[query.id if times[query.id] == 1 else str(query.name)] = error
     return waited
-
-
-async def wait_for_new(bus: Bus, entry: Record, *, asker: str = COORDINATOR, timeout_s: float | None = None) -> Waited:
-    """Wait for a task that was published just now: its entry is known, and its consumer tells what has come since.
-
-    Raises:
-        BusError: see `wait_for`.
-    """
-    waited = await wait_for(bus, {entry.key: entry}, asker=asker, timeout_s=timeout_s)
-    _link(waited)
-    return waited
-
-
-def _link(waited: Waited) -> None:
-    """Link the trace of the caller to the results."""
-    for status in waited.settled.values():
-        tracing.link(status.record.headers)
 
 
 async def repeat_while_away(bus: Bus, read: Callable[[], Awaitable[_T]], timeout_s: float | None) -> _T:
