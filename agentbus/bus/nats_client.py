@@ -11,7 +11,7 @@ import re
 import ssl
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 from agentbus.bus import nats_contract
 from agentbus.bus.nats_contract import AWAITING_MSG_PAYLOAD, Subscription, errors
@@ -123,28 +123,6 @@ class Client(BatchingClient):
                 await parse(left)
 
         self._ps.parse = read
-
-    async def _read_loop(self) -> None:  # as in nats-py, whose task is woken for what is not delivered at once
-        self._deliver_at_once()
-        await super()._read_loop()
-
-    def _deliver_at_once(self) -> None:
-        """Deliver whole messages where the event loop receives them, not in its next iteration."""
-        reader: Any = self._transport and getattr(self._transport, "_io_reader", None)
-        if not isinstance(reader, asyncio.StreamReader):
-            return
-        parser, feed, waiting = self._ps, reader.feed_data, cast("bytearray", getattr(reader, "_buffer", b"-"))
-
-        def received(data: Any) -> None:  # bytes, as each transport of asyncio gives them
-            if waiting or parser.buf or parser.state == AWAITING_MSG_PAYLOAD:  # it belongs behind what is there
-                feed(data)
-                return
-            at = deliver_whole(data, self._deliver)
-            self._received_bytes += at
-            if at < len(data):
-                feed(data[at:])
-
-        reader.feed_data = received
 
     @property
     def ssl_context(self) -> ssl.SSLContext:

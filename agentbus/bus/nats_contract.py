@@ -63,7 +63,6 @@ OVERRIDDEN: Final = (
     Method("_process_info", ("info", "initial_connection"), called_by=("Client._process_connect_init", "Parser.parse")),
     Method("_process_err", ("err_msg",), called_by=("Parser.parse",)),
     Method("_process_msg", ("sid", "subject", "reply", "data", "headers"), called_by=("Parser.parse",)),
-    Method("_read_loop", called_by=("Client._process_connect_init",)),
     Method("_remove_sub", ("sid", "max_msgs"), is_async=False, called_by=("Subscription.unsubscribe",)),
     Method("_flush_pending", ("force_flush",), called_by=("Client._send_subscribe", "Client.flush")),
     Method("_close", ("status", "do_cbs"), called_by=("Client.close", "Client._process_op_err")),

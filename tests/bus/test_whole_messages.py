@@ -2,7 +2,6 @@
 
 # pyright: reportPrivateUsage=none
 
-import asyncio
 import random
 import ssl
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from agentbus.bus.nats_client import Client
-from agentbus.bus.nats_contract import HEADS, TcpTransport
+from agentbus.bus.nats_contract import HEADS
 from agentbus.bus.reading.whole_messages import Deliver, deliver_whole
 from agentbus.config.connection_settings import Credentials
 
@@ -80,19 +79,6 @@ class Reader:
             await self._client._ps.parse(piece)
         return list(self.got)
 
-    async def receive(self, chance: random.Random, *pieces: bytes) -> list[Sent | bytes]:
-        """Take pieces as the event loop receives them; the task of nats-py comes to read what is left at times only."""
-        self.got.clear()
-        transport = TcpTransport()
-        transport._io_reader = reader = asyncio.StreamReader()
-        self._client._transport = transport
-        self._client._deliver_at_once()
-        for number, piece in enumerate(pieces, 1):
-            reader.feed_data(piece)
-            while getattr(reader, "_buffer") and (number == len(pieces) or chance.random() < 0.5):  # noqa: B009
-                await self._client._ps.parse(await reader.read(chance.choice((3, 32_768))))
-        return list(self.got)
-
 
 def written(sent: list[Sent | bytes]) -> bytes:
     return b"".join(one if isinstance(one, bytes) else one.written for one in sent)
@@ -119,7 +105,6 @@ async def test_messages_and_commands_in_any_order_and_in_pieces_of_any_size_are_
             pieces.append(data[:size])
             data = data[size:]
         assert await reader.read(*pieces) == [one for one in said if one != b"+OK\r\n"]
-        assert await reader.receive(chance, *pieces) == [one for one in said if one != b"+OK\r\n"]
 
 
 @pytest.mark.parametrize("message", MESSAGES)
