@@ -21,6 +21,7 @@ class BegunSteps:
     def __init__(self) -> None:
         self._callers: dict[asyncio.Task[Any], asyncio.Task[Any] | None] = {}
         self._given_up: set[asyncio.Task[Any]] = set()
+        self._left: set[asyncio.Task[Any]] = set()
 
     async def finish(self, steps: Coroutine[Any, Any, _T]) -> _T:
         """Run `steps` to their end, whatever becomes of the caller, and return what they return.
@@ -44,9 +45,12 @@ class BegunSteps:
         return running.result()
 
     def leave(self, task: asyncio.Task[Any]) -> None:
-        """Have the connection wait for a task that no caller waits for, and that reports its own failure."""
-        self._callers[task] = None
-        task.add_done_callback(self._forget)
+        """Have the connection wait for a task that only tidies up, and reports its own failure.
+
+        It is no step: a signal need not wait for it, so `any` does not count it.
+        """
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
 
     @property
     def given_up(self) -> bool:
@@ -62,9 +66,9 @@ class BegunSteps:
         return bool(self._callers)
 
     async def wait(self) -> None:
-        """Wait for the end of all steps, for one and a half seconds at most."""
-        if self._callers:
-            await asyncio.wait(tuple(self._callers), timeout=_AT_THE_END_S)
+        """Wait for the end of all steps, and of what was left, for one and a half seconds at most."""
+        if under_way := (*self._callers, *self._left):
+            await asyncio.wait(under_way, timeout=_AT_THE_END_S)
 
     def _forget(self, ended: asyncio.Task[Any]) -> None:
         self._callers.pop(ended, None)
